@@ -1,0 +1,3 @@
+"""Protein sequence models on the Performer (FAVOR+ linear attention), with exact attention beside it."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,10 @@
+"""The one exception that a user is meant to read.
+
+Every room raises `ProtformerError` for what a person can mend: a file that is not FASTA, an override that cannot be,
+a model folder of another version. Its message is one or two sentences: what was wrong, where (file, record, override),
+and what to do. The entry points print it without a traceback and exit with a code that is not zero.
+"""
+
+
+class ProtformerError(Exception):
+    """Something the user can mend; the message says what, where and how."""
