@@ -1,0 +1,63 @@
+"""ESM-2's transformer block over packed rows: pre-norm attention with rotary embedding, pre-norm feed-forward, erf GELU.
+
+The projections of q, k, v and out live here and not in the attention, so that weights move between exact and Performer
+attention unchanged.
+"""
+
+from collections.abc import Callable
+
+from jaxtyping import Float, Int32
+from torch import Tensor, nn
+
+from protformer.attention import Attention
+from protformer.model.rotary import rotate
+
+
+class Block(nn.Module):
+    """`x + out(attention(norm(x)))`, then `x + feed_forward(norm(x))` (pre-LN, eps 1e-5).
+
+    `attention` is a factory `(num_heads=, head_dim=) -> Attention`.
+    """
+
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        intermediate_size: int,
+        attention: Callable[..., Attention],
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.head_dim = hidden_size // num_heads
+        self.attention_norm = nn.LayerNorm(hidden_size, eps=1e-5)
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.attention = attention(num_heads=num_heads, head_dim=self.head_dim)
+        self.out = nn.Linear(hidden_size, hidden_size)
+        self.feed_forward_norm = nn.LayerNorm(hidden_size, eps=1e-5)
+        self.expand = nn.Linear(hidden_size, intermediate_size)
+        self.contract = nn.Linear(intermediate_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = nn.GELU()
+
+    def forward(
+        self,
+        x: Float[Tensor, "total hidden"],
+        cu_seqlens: Int32[Tensor, "segments_plus_one"],
+        cos: Float[Tensor, "total 1 head_dim"],
+        sin: Float[Tensor, "total 1 head_dim"],
+    ) -> Float[Tensor, "total hidden"]:
+        normed = self.attention_norm(x)
+        heads = x.shape[0], self.num_heads, self.head_dim
+        # (ESM-2 scales q by head_dim^-1/2 before the rotation; rotations keep lengths, so the attention may do it after.)
+        query = rotate(self.query(normed).view(heads), cos, sin)
+        key = rotate(self.key(normed).view(heads), cos, sin)
+        mixed = self.attention(query, key, self.value(normed).view(heads), cu_seqlens)
+        x = x + self.dropout(self.out(mixed.reshape(x.shape)))
+        hidden = self.activation(self.expand(self.feed_forward_norm(x)))
+        return x + self.dropout(self.contract(hidden))

@@ -1,0 +1,170 @@
+"""The model folder: `config.json` + `model.safetensors`, what users share and embed with.
+
+Nothing in it is executed: the configuration names classes of this package only, and weights are safetensors, so a folder
+from a stranger can be wrong but not harmful. Both files are written to a temporary folder and renamed into place whole.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from protformer.attention import factory_from_config
+from protformer.errors import ProtformerError
+from protformer.model.encoder import Encoder, ProteinEncoder
+from protformer.model.heads import LanguageModelHead, ResidueHead, SequenceHead
+from protformer.model.protein_model import Head, ProteinModel
+
+FORMAT = 1
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+HEADS: tuple[type[LanguageModelHead] | type[SequenceHead] | type[ResidueHead], ...] = (
+    LanguageModelHead,
+    SequenceHead,
+    ResidueHead,
+)
+
+
+def save_model(
+    model: ProteinModel, folder: Path | str, *, tokens: tuple[str, ...], metadata: dict[str, Any] | None = None
+) -> None:
+    """Write `model` as a model folder; an older one at the same place is replaced whole.
+
+    `tokens` is the alphabet in the order of ids; `metadata` (plain JSON values) tells how the model came to be and what
+    its outputs mean.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    configuration = {
+        "format": FORMAT,
+        "library": "protformer",
+        "model": model.config(),
+        "draw": model.trunk.encoder.draw,
+        "tokens": list(tokens),
+        "metadata": metadata or {},
+    }
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
+        (temporary / CONFIG_NAME).write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def find_model_folder(path: Path | str) -> Path:
+    """`path` itself when it is a model folder, or the `model` folder of a run; `ProtformerError` when it is neither."""
+    path = Path(path)
+    for candidate in (path, path / "model"):
+        if (candidate / CONFIG_NAME).is_file() and (candidate / WEIGHTS_NAME).is_file():
+            return candidate
+    if not path.exists():
+        raise ProtformerError(f"There is no folder {path}. Give a model folder or a run folder that holds model/.")
+    raise ProtformerError(
+        f"{path} is no model folder: it has no {CONFIG_NAME} and {WEIGHTS_NAME}, nor a folder model/ with them."
+        " (A run writes model/ when its training ends.)"
+    )
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """The configuration of a model folder, checked for its format."""
+    file = find_model_folder(path) / CONFIG_NAME
+    try:
+        configuration = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ProtformerError(f"{file} is not JSON ({error}). Copy the model folder again.") from error
+    if not isinstance(configuration, dict) or configuration.get("library") != "protformer":
+        raise ProtformerError(f"{file} was not written by protformer.")
+    if configuration.get("format") != FORMAT:
+        raise ProtformerError(
+            f"{file} has format {configuration.get('format')}, this protformer reads format {FORMAT}:"
+            " install the version that wrote it, or train again."
+        )
+    return configuration
+
+
+def load_model(path: Path | str, *, attention: dict[str, Any] | None = None) -> tuple[ProteinModel, dict[str, Any]]:
+    """The model in evaluation mode on the CPU, and its whole configuration.
+
+    `attention` (as `Attention.config` gives it) replaces the attention of the folder: weights move unchanged, and new
+    projections are drawn.
+    """
+    folder = find_model_folder(path)
+    configuration = read_config(folder)
+    try:
+        model = build_model(configuration["model"], attention=attention)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ProtformerError(f"{folder / CONFIG_NAME} does not describe a model of this version: {error}.") from error
+    try:
+        weights = load_file(folder / WEIGHTS_NAME)
+    except (SafetensorError, OSError) as error:
+        raise ProtformerError(
+            f"{folder / WEIGHTS_NAME} cannot be read ({error}): it is cut short or no safetensors file."
+        ) from error
+    if attention is not None:
+        weights = {name: tensor for name, tensor in weights.items() if ".attention." not in name}
+        kept = {name: tensor for name, tensor in model.state_dict().items() if ".attention." in name}
+        weights |= kept
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ProtformerError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {error}") from error
+    if attention is None:
+        model.trunk.encoder.draw = int(configuration.get("draw", 0))
+    return model.eval(), configuration
+
+
+def build_model(configuration: dict[str, Any], *, attention: dict[str, Any] | None = None) -> ProteinModel:
+    """A new model from `ProteinModel.config()`."""
+    trunk_config = dict(configuration["trunk"])
+    vocabulary_size = trunk_config.pop("vocabulary_size")
+    token_dropout = trunk_config.pop("token_dropout")
+    attention_config = attention or trunk_config["attention"]
+    encoder = Encoder(**{**trunk_config, "attention": factory_from_config(attention_config)})
+    trunk = ProteinEncoder(encoder=encoder, vocabulary_size=vocabulary_size, token_dropout=token_dropout)
+    return ProteinModel(trunk=trunk, head=_build_head(configuration["head"], encoder.hidden_size, vocabulary_size))
+
+
+def _build_head(configuration: dict[str, Any], hidden_size: int, vocabulary_size: int) -> Head:
+    arguments = {key: value for key, value in configuration.items() if key != "name"}
+    for head_class in HEADS:
+        if head_class.__name__ == configuration["name"]:
+            if head_class is LanguageModelHead:
+                arguments["vocabulary_size"] = vocabulary_size
+            return head_class(hidden_size=hidden_size, **arguments)
+    raise ValueError(f"unknown head {configuration['name']!r}")
+
+
+def initialise_from(model: ProteinModel, path: Path | str) -> list[str]:
+    """Copy the trunk's weights of a model folder into `model`; the head too where it is the same. What was copied.
+
+    Random features keep the projections of `model`, whose attention need not be the folder's.
+    """
+    source, configuration = load_model(path)
+    theirs, ours = source.trunk.config(), model.trunk.config()
+    differing = [k for k in ("hidden_size", "num_layers", "num_heads", "intermediate_size") if theirs[k] != ours[k]]
+    if differing:
+        told = ", ".join(f"{k} is {theirs[k]} there and {ours[k]} here" for k in differing)
+        raise ProtformerError(f"init_from={path}: the model folder has another shape ({told}); choose its model= group.")
+    weights = {k: v for k, v in source.trunk.state_dict().items() if ".attention." not in k}
+    model.trunk.load_state_dict(weights, strict=False)
+    copied = ["trunk"]
+    if source.head.config() == model.head.config():
+        model.head.load_state_dict(source.head.state_dict())
+        copied.append("head")
+    return copied
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Trainable parameters, each counted once."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
