@@ -1,0 +1,100 @@
+"""Callbacks that every run has: reproducible dropout, throughput and memory, a progress bar that counts what matters."""
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+from protformer.data.batch import Batch
+from protformer.training.module import peak_memory_bytes
+
+
+class SeedEachStep(Callback):
+    """Makes dropout a pure function of (seed, optimiser step, micro-batch, rank).
+
+    Lightning saves no state of the random number generators. Derived from the step instead of saved, a resumed run has
+    the dropout it would have had, on any device, and no state per rank has to be gathered into a checkpoint.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        micro_batch = batch_idx % trainer.accumulate_grad_batches
+        words = [self.seed, trainer.global_step, micro_batch, trainer.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
+
+
+class Throughput(Callback):
+    """Logs residues per second (all ranks, training steps alone) and peak memory; keeps totals for the closing report."""
+
+    def __init__(self) -> None:
+        self.residues = 0
+        self.seconds = 0.0
+        self._window_residues = 0
+        self._window_seconds = 0.0
+        self._started = 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        self._window_seconds += time.perf_counter() - self._started
+        self._window_residues += batch.residues
+        if (trainer.fit_loop.epoch_loop.batch_progress.current.ready) % trainer.log_every_n_steps == 0:
+            self._flush(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._flush(trainer, None)
+
+    def _flush(self, trainer: Trainer, pl_module: LightningModule | None) -> None:
+        if not self._window_seconds:
+            return
+        # ranks take the same steps in step: their residues add up, their seconds do not
+        residues = torch.tensor(float(self._window_residues), device=trainer.strategy.root_device)
+        residues = float(trainer.strategy.reduce(residues, reduce_op="sum"))
+        if pl_module is not None:
+            options: dict[str, Any] = {"on_step": True, "on_epoch": False, "batch_size": 1}
+            pl_module.log("throughput/residues_per_second", residues / self._window_seconds, prog_bar=True, **options)
+            peak = peak_memory_bytes(trainer.strategy.root_device)
+            pl_module.log("memory/peak_gib", peak / 2**30, **options)
+        self.residues += int(residues)
+        self.seconds += self._window_seconds
+        self._window_residues, self._window_seconds = 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"residues": self.residues, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.residues = int(state_dict["residues"])
+        self.seconds = float(state_dict["seconds"])
+
+
+class StepProgressBar(TQDMProgressBar):
+    """One bar over the optimiser steps of the whole run when their number is set, else Lightning's bar per epoch.
+
+    Quiet lines, one every `refresh_rate` steps, where the output is no terminal.
+    """
+
+    def __init__(self, refresh_rate: int = 10) -> None:
+        super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else max(refresh_rate, 50))
+
+    @property
+    def total_train_batches(self) -> int | float:
+        if self.trainer.max_steps > 0:
+            return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        return super().total_train_batches
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        names = {"throughput/residues_per_second": "residues/s", "train/loss": "loss"}
+        return {names.get(key, key.replace("valid/", "valid ")): value for key, value in metrics.items()}

@@ -1,0 +1,50 @@
+"""Figures as sums over counts: added over batches and ranks, divided once at the end. Never means of batch means."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class SumOverCount(Metric):
+    """sum / count of per-target terms, in float64; NaN while nothing was counted. `exponential` gives a perplexity of an NLL."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, *, exponential: bool = False) -> None:
+        super().__init__()
+        self.exponential = exponential
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: Tensor) -> None:
+        self.total += total.detach().double()
+        self.count += count.detach().double()
+
+    def compute(self) -> Tensor:
+        mean = self.total / self.count  # 0/0 is NaN: no target is no figure
+        return mean.exp() if self.exponential else mean
+
+
+class SequenceSums(Metric):
+    """NLL and targets per record, for intervals over proteins: `compute` gives `[records, 3]` of (record, sum, count)."""
+
+    full_state_update = False
+    rows: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, records: Tensor, nll: Tensor) -> None:
+        ids, where = torch.unique(records, return_inverse=True)
+        sums = torch.zeros(len(ids), dtype=torch.float64, device=nll.device).index_add_(0, where, nll.double())
+        counts = torch.bincount(where, minlength=len(ids)).double()
+        self.rows.append(torch.stack([ids.double(), sums, counts], dim=1))
+
+    def compute(self) -> Float[Tensor, "records 3"]:
+        if isinstance(self.rows, Tensor):
+            return self.rows
+        return torch.cat(self.rows) if self.rows else torch.zeros(0, 3, dtype=torch.float64)

@@ -1,0 +1,85 @@
+"""The contract of a task: what a model is asked, how its answers are scored, and which floors stand beside them."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor, nn
+
+from protformer.data.batch import Batch
+from protformer.data.corpus import Corpus
+from protformer.data.objectives import Objective
+from protformer.model.protein_model import Head
+
+LabelKind = Literal["none", "class", "multi_label", "residue", "number"]
+
+
+@dataclass
+class Split:
+    """Sequences of one part of the data, with targets where the task needs labels."""
+
+    name: str
+    corpus: Corpus
+    targets: np.ndarray | None = None
+    classes: tuple[str, ...] = ()
+
+
+@dataclass
+class Row:
+    """One line of the closing table: a model or a floor, and its figures by name."""
+
+    name: str
+    figures: dict[str, float]
+    note: str = ""
+    per_sequence: np.ndarray | None = None
+    """`[records, 3]` of (record, sum, count) of the monitored NLL, for paired intervals over proteins."""
+
+
+class Figures(nn.Module):
+    """Scores of one evaluation set, summed over batches and ranks; a module so that its metrics move between devices."""
+
+    def update(self, outputs: Tensor, batch: Batch) -> None:
+        raise NotImplementedError
+
+    def compute(self) -> dict[str, float]:
+        """Named figures; collective, so every rank has to call it."""
+        raise NotImplementedError
+
+    def details(self) -> dict[str, Any]:
+        """Whatever is no single number (per-class report, confusion matrix, sums per protein); plain JSON values."""
+        return {}
+
+    def reset(self) -> None:
+        raise NotImplementedError
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One file a task. `monitor` is the figure that picks the best checkpoint, `columns` are the closing table's."""
+
+    name: str
+    label_kind: LabelKind
+    causal: bool
+    monitor: str
+    mode: Literal["min", "max"]
+    columns: dict[str, str]
+
+    def objective(self, split: Split, *, seed: int, training: bool) -> Objective: ...
+
+    def head(self, *, hidden_size: int, vocabulary_size: int, classes: int) -> Head: ...
+
+    def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The weighted sum over the batch's targets; the module divides by the weight of the whole optimiser step."""
+        ...
+
+    def step_terms(self, outputs: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """(sum, count) of the figures that are logged at every training step."""
+        ...
+
+    def figures(self, classes: tuple[str, ...]) -> Figures: ...
+
+    def floors(
+        self, train: Split, evaluations: dict[str, Split], objectives: dict[str, Objective], seed: int
+    ) -> dict[str, list[Row]]:
+        """Baselines without a model, fitted on `train`, by evaluation set."""
+        ...
