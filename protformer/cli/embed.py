@@ -7,23 +7,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DESCRIPTION = """\
-Embed proteins: one vector each (the mean over its residues of the model's last hidden states), or with --per-residue one
-matrix each, in the order of the input. Any length is read whole; nothing is truncated.
+Embed proteins: one vector each (the mean over its residues of the model's last hidden states),
+or with --per-residue one matrix each, in the order of the input. Any length is read whole;
+nothing is truncated.
 """
 
 EPILOG = """\
 examples:
   protformer embed proteins.fasta --model runs/my_run -o proteins.h5
   protformer embed 'proteomes/*.faa.gz' extra.fasta.xz --model my_model/ -o all.h5
-  protformer embed proteins.fasta --model runs/my_run -o residues.h5 --per-residue --precision bf16
-  zcat big.fasta.gz | protformer embed - --model runs/my_run -o big.h5
+  protformer embed proteins.fasta --model runs/my_run -o residues.h5 --per-residue
+  zcat big.fasta.gz | protformer embed - --model runs/my_run -o big.h5 --precision bf16
 
-OUT is an HDF5 file with one float32 dataset per protein: [hidden], or [residues, hidden]. Its attribute original_id is the
-id as it stands in the FASTA file; the dataset's name is the id too, made safe where it holds such as "/" or "..", with _2,
-_3, ... where an id comes again. OUT appears when it is whole.
+OUT is an HDF5 file with one float32 dataset per protein: [hidden], or [residues, hidden]. Its
+attribute original_id is the id as it stands in the FASTA file; the dataset's name is the id
+too, made safe where it holds such as "/" or "..", with _2, _3, ... where an id comes again.
+OUT appears when it is whole.
 
-Letters that stand for no residue are read as X in their place, and counted. A record that cannot be embedded, such as one
-with an empty sequence, is listed with the reason in OUT.failures.tsv, and the exit code is then 1.
+Letters that stand for no residue are read as X in their place, and counted. A record that
+cannot be embedded, such as one with an empty sequence, is listed with the reason in
+OUT.failures.tsv, and the exit code is then 1.
 """
 
 
@@ -78,7 +81,7 @@ def positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Embeds and prints what was done. 1 where a record has no embedding, else 0; ProtformerError where none can be made."""
+    """Embeds, and prints what was done. Returns 1 where a record has no embedding; ProtformerError where none has."""
     from protformer.embedding import embed_fasta
 
     with progress_bar() as (start, advance):
@@ -99,8 +102,8 @@ def run(args: argparse.Namespace) -> int:
     print(report.summary())
     if report.failures:
         print(
-            f"protformer: {len(report.failures):,} of {report.read.records:,} records could not be embedded; they are listed "
-            f"with the reason in {report.failures_file}, and {report.output} holds all others.",
+            f"protformer: {len(report.failures):,} of {report.read.records:,} records could not be embedded; they are "
+            f"listed with the reason in {report.failures_file}, and {report.output} holds all others.",
             file=sys.stderr,
         )
     return 1 if report.failures else 0

@@ -1,7 +1,10 @@
-"""`protformer`: the command line. A subcommand is a module of this room with `add_parser(subparsers)` and `run(args) -> int`.
+"""`protformer`: the command line.
 
-Subcommands import what is heavy inside `run`, so that help is quick. A run that fails ends with one sentence on standard
-error: 1 for a run that failed, 2 for a command that cannot be, 130 when interrupted, 141 when the reader of the output left.
+A subcommand is a module of this room with `add_parser(subparsers)`, whose parser sets `run(args) -> int`. It imports
+what is heavy inside `run`, so that help is quick.
+
+A run that fails ends with one sentence on standard error. Exit codes: 1 where a run failed, 2 for a command line that
+cannot be, 130 when interrupted, 141 when the reader of the output left.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Labelled tables: sequences become a corpus, labels one array that lies along it.
 
-    read_labelled(train.csv.gz, label_column="label")  ->  LabelledTable: a Corpus, and for each of its records the raw cell
-    class_labels | multi_labels | residue_labels | number_targets  ->  Labelled: the records that have a target, and targets
+    read_labelled(train.csv.gz)  ->  LabelledTable: a Corpus, and for each of its records the raw cell
+    class_labels | multi_labels | residue_labels | number_targets  ->  Labelled: the records that have a target, and it
 
     kind        a cell holds                        values
     class       one class                           int64 [n]
@@ -10,8 +10,8 @@
     number      a number                            float32 [n]
 
 The vocabulary is learned from train and given to valid and test, whose unknown classes are an error: a class that no
-training example has cannot be predicted, and dropping it in silence would raise the score. A record that cannot be used (no
-label, a label of another length than its sequence) is skipped, counted and named in the report.
+training example has cannot be predicted, and dropping it in silence would raise the score. A record that cannot be used
+(no label, a label of another length than its sequence) is skipped, counted and named in the report.
 """
 
 import math
@@ -33,11 +33,12 @@ Unknown = Literal["error", "skip"]
 
 _ID_COLUMNS = ("id", "accession", "name", "entry", "protein_id", "ID", "Accession", "Name", "Entry")
 _VALUES_SHOWN = 8
+_MASK = {"1": True, "0": False, "True": True, "False": False}
 
 
 @dataclass
 class LabelReport:
-    """What became of the rows. `rows == left_out + reading.records`, and the records kept are those less the skipped."""
+    """What became of the rows: `rows == left_out + records +` the sum of the skipped."""
 
     files: list[str] = field(default_factory=list)
     rows: int = 0
@@ -51,8 +52,7 @@ class LabelReport:
 
     def summary(self) -> str:
         lines = [
-            f"{self.rows:,} rows, {self.records:,} used"
-            + (f", {self.left_out:,} left out by where" * bool(self.left_out))
+            f"{self.rows:,} rows, {self.records:,} used{f', {self.left_out:,} left out by where' * (self.left_out > 0)}"
         ]
         lines += [f"skipped, {reason}: {noted}" for reason, noted in self.skipped.items()]
         if self.unknown_positions:
@@ -97,7 +97,7 @@ class Labelled(NamedTuple):
 
     @property
     def class_counts(self) -> np.ndarray:
-        """Examples (or residues that count) of each class: int64 [classes]. What class weights are made of."""
+        """Examples (or residues that count) of each class: int64 [classes]; class weights are made of them."""
         if self.values.dtype == np.float32:
             return self.values.sum(axis=0, dtype=np.float64).astype(np.int64)
         return np.bincount(self.values[self.values != IGNORE], minlength=len(self.vocabulary))
@@ -127,26 +127,25 @@ def read_labelled(
         limit: stop after this many records.
 
     Raises:
-        ProtformerError: no such file or column (the message lists those that exist), nothing matches `where`, no sequence.
+        ProtformerError: no such file or column (the message lists those that exist), nothing matches `where`, or no row
+            has a sequence.
     """
     where = dict(where or {})
-    columns = [
-        sequence_column,
-        label_column,
-        *([mask_column] if mask_column else []),
-        *([id_column] if id_column else []),
-    ]
+    named = [column for column in (sequence_column, label_column, mask_column, id_column) if column]
+    id_columns = [id_column] if id_column else _ID_COLUMNS
     builder, report = CorpusBuilder(), LabelReport()
-    table = LabelledTable(builder.build(), [], [] if mask_column else None, report, label_column)
-    builder = CorpusBuilder()
+    labels: list[Cell] = []
+    masks: list[Cell] = []
+    texts: dict[int, str] = {}
     values_seen: dict[str, set[str]] = {column: set() for column in where}
     for path in expand_paths(paths):
+        if builder.report.limited:
+            break
         report.files.append(str(path))
         start = len(builder.tokens)
-        id_columns = [id_column] if id_column else _ID_COLUMNS
-        rows = read_rows(path, [*columns, *where], [] if id_column else _ID_COLUMNS)
-        for number, row in enumerate(rows, start=1):
+        for number, row in enumerate(read_rows(path, [*named, *where], id_columns), start=1):
             if limit is not None and len(builder) >= limit:
+                builder.report.limited = True
                 break
             report.rows += 1
             for column, values in values_seen.items():
@@ -162,24 +161,24 @@ def read_labelled(
                 report.skipped.setdefault("no sequence", Noted()).add(name)
                 continue
             if len(sequence) != len(builder.tokens) - before:
-                table.texts[len(builder) - 1] = sequence
-            table.labels.append(row[label_column])
-            if mask_column and table.masks is not None:
-                table.masks.append(row[mask_column])
+                texts[len(builder) - 1] = sequence
+            labels.append(row[label_column])
+            if mask_column:
+                masks.append(row[mask_column])
         builder.warn_of_nucleotides(str(path), start)
+    source = ", ".join(report.files)
     if report.rows and report.left_out == report.rows:
         shown = "; ".join(
-            f"{column} holds {', '.join(sorted(values)[:_VALUES_SHOWN])}{', ...' if len(values) > _VALUES_SHOWN else ''}"
+            f"{column} holds {', '.join(sorted(values)[:_VALUES_SHOWN])}{', ...' * (len(values) > _VALUES_SHOWN)}"
             for column, values in values_seen.items()
         )
         wanted = ", ".join(f"{column}={value}" for column, value in where.items())
-        raise ProtformerError(f"{table.source}: no row matches where {wanted}; {shown}.")
+        raise ProtformerError(f"{source}: no row matches where {wanted}; {shown}.")
     if not len(builder):
-        raise ProtformerError(f"{table.source}: no row has a sequence in column {sequence_column!r}.")
+        raise ProtformerError(f"{source}: no row has a sequence in column {sequence_column!r}.")
+    report.records = len(builder)
     builder.report.files = report.files
-    table.corpus = builder.build()
-    report.records = len(table.corpus)
-    return table
+    return LabelledTable(builder.build(), labels, masks if mask_column else None, report, label_column, texts)
 
 
 class _Kept:
@@ -243,7 +242,7 @@ def class_labels(
     for index, cell in enumerate(table.labels):
         if isinstance(cell, list | dict):
             raise ProtformerError(
-                f"{table.source}: {table.named(index)} has several labels ({str(cell)[:40]}) in {table.label_column!r}, "
+                f"{table.source}: {table.named(index)} has several labels in {table.label_column!r} ({str(cell)[:40]}) "
                 "where one class is expected: use multi-label or per-residue classification."
             )
         if is_blank(cell):
@@ -273,8 +272,8 @@ def multi_labels(
 ) -> Labelled:
     """Any number of classes a record: float32 [n, classes] of 0 and 1.
 
-    A cell is text with a separator, or a JSON list. A blank cell is a missing label, and skipped; a record of no class is
-    written as an empty list, or as the separator alone.
+    A cell is text with a separator, or a JSON list. A blank cell is a missing label, and skipped; a record of no class
+    is written as an empty list, or as the separator alone.
     """
     kept = _Kept(table)
     for index, cell in enumerate(table.labels):
@@ -310,9 +309,9 @@ def residue_labels(
 ) -> Labelled:
     """One class a residue: int16 [residues] along `corpus.tokens`, IGNORE (-100) where the mask has 0.
 
-    A cell is text with a letter for each residue, or a JSON list. It may be as long as the sequence's text (what cleaning took
-    from the sequence, spaces and a final `*`, is then taken from it too) or as its residues; any other length, and a mask of
-    another length, skips the record. Classes that stand only under a 0 of the mask are no classes.
+    A cell is text with a letter for each residue, or a JSON list. It may be as long as the sequence's text (what
+    cleaning took from the sequence, spaces and a final `*`, is then taken from it too) or as its residues; any other
+    length, and a mask of another length, skips the record. Classes that stand only under a mask of 0 are no classes.
     """
     kept = _Kept(table)
     for index, cell in enumerate(table.labels):
@@ -320,21 +319,23 @@ def residue_labels(
             kept.skip(index, "no label")
             continue
         names = _along(cell, table, index)
-        mask_cell = table.masks[index] if table.masks is not None else None
-        counts = None if is_blank(mask_cell) else _along(mask_cell, table, index)
         if names is None:
             kept.skip(index, "labels and sequence differ in length")
-        elif counts is None and not is_blank(mask_cell):
-            kept.skip(index, "mask and sequence differ in length")
-        elif counts is not None and not {cell_text(int(c) if isinstance(c, bool) else c) for c in counts} <= {"0", "1"}:
-            kept.skip(index, "the mask holds more than 0 and 1")
+            continue
+        mask = table.masks[index] if table.masks is not None else None
+        if not is_blank(mask):
+            counts = _along(mask, table, index)
+            if counts is None:
+                kept.skip(index, "mask and sequence differ in length")
+                continue
+            if not _MASK.keys() >= set(counts):
+                kept.skip(index, "the mask holds more than 0 and 1")
+                continue
+            names = [name if _MASK[count] else None for name, count in zip(names, counts, strict=True)]
+        if all(name is None for name in names):
+            kept.skip(index, "no residue of it counts")
         else:
-            if counts is not None:
-                names = [name if cell_text(c) in ("1", "True") else None for name, c in zip(names, counts, strict=True)]
-            if any(name is not None for name in names):
-                kept.keep(index, names)
-            else:
-                kept.skip(index, "no residue of it counts")
+            kept.keep(index, names)
     found = {name for names in kept.values for name in names} - {None}
     classes = tuple(vocabulary) if vocabulary is not None else _sorted_classes(found)
     number: dict[str | None, int] = {name: position for position, name in enumerate(classes)}
@@ -353,7 +354,7 @@ def residue_labels(
 
 
 def _along(cell: Cell, table: LabelledTable, index: int) -> list[Any] | None:
-    """One item for each residue kept, from a text or list written along the sequence's text; None where lengths differ."""
+    """One item for each residue kept, from a text or list along the sequence's text; None where the lengths differ."""
     items = (
         [None if is_blank(item) else cell_text(item) for item in cell] if isinstance(cell, list) else list(str(cell))
     )
@@ -367,7 +368,7 @@ def _along(cell: Cell, table: LabelledTable, index: int) -> list[Any] | None:
 
 
 def number_targets(table: LabelledTable) -> Labelled:
-    """One number a record: float32 [n]. Blank, NaN and infinite are skipped; text that is no number is a ProtformerError."""
+    """One number a record: float32 [n]. Blank, NaN and infinite are skipped; other text is a ProtformerError."""
     kept = _Kept(table)
     for index, cell in enumerate(table.labels):
         if is_blank(cell):

@@ -131,7 +131,7 @@ def _read_clusters(path: str | Path) -> dict[str, str]:
             fields = line.rstrip("\n").split("\t")
             if len(fields) != 2:
                 raise ProtformerError(
-                    f"{path}, line {number}: a cluster table has two columns, cluster<TAB>member; here are {len(fields)}."
+                    f"{path}, line {number}: a cluster table has two columns, cluster<TAB>member; not {len(fields)}."
                 )
             cluster, member = fields[0].strip(), fields[1].strip()
             cluster = names.setdefault(cluster, cluster)

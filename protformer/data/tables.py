@@ -1,7 +1,7 @@
 """Rows of CSV, TSV and JSON lines, as dicts from column to cell.
 
-The format is told by the name, its compression stripped, and else by the first line. What would lose rows in silence is an
-error here: a quote that never closes, a row longer than its header, a column that is not there.
+The format is told by the name, its compression stripped, and else by the first line. What would lose rows in silence is
+an error here: a quote that never closes, a row longer than its header, a column that is not there.
 """
 
 import csv
@@ -43,8 +43,9 @@ def cell_text(cell: Cell) -> str:
 def matches(cell: Cell, wanted: Wanted) -> bool:
     """Whether a cell is what a filter wants.
 
-    A list wants any of its members; None or "" wants a blank; True and False compare as truth values in any spelling, and a
-    blank is False (`validation=false` takes the rows where nothing is written); numbers compare as numbers; all else as text.
+    A list wants any of its members; None or "" wants a blank; True and False compare as truth values in any spelling,
+    and a blank is False (`validation=false` takes the rows where nothing is written); numbers compare as numbers; all
+    else as text.
     """
     if isinstance(wanted, Sequence) and not isinstance(wanted, str):
         return any(matches(cell, one) for one in wanted)
@@ -78,7 +79,8 @@ def read_rows(path: str | Path, columns: Sequence[str], optional: Sequence[str] 
         optional: in the rows if they are there.
 
     Raises:
-        ProtformerError: no such column (the message lists those that exist), a row that cannot be parsed, an unreadable file.
+        ProtformerError: no such column (the message lists those that exist), a row that cannot be parsed, an unreadable
+            file.
     """
     asked = {*columns, *optional}
     seen: dict[str, None] = {}

@@ -1,6 +1,6 @@
 """Model and FASTA to vectors on disk. Knows nothing of training."""
 
-from protformer.embedding.embed import BATCH_TOKENS, choose_device, embed
+from protformer.embedding.embed import BATCH_TOKENS, choose_device, embed_corpus
 from protformer.embedding.job import EmbeddingReport, embed_fasta
 from protformer.embedding.store import EmbeddingWriter, Failure
 
@@ -10,6 +10,6 @@ __all__ = [
     "EmbeddingWriter",
     "Failure",
     "choose_device",
-    "embed",
+    "embed_corpus",
     "embed_fasta",
 ]

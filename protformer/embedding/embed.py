@@ -9,12 +9,12 @@ vectors are the same alone, packed with others and in any order, within 1e-5 in 
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, UInt8
-from torch import Tensor
+from jaxtyping import Float32, Int64, UInt8
 
 from protformer.data.batch import segment
 from protformer.data.corpus import Corpus
@@ -32,7 +32,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """`cpu`, `cuda`, or `auto`: the GPU where there is one. ProtformerError where `cuda` was asked for and is not there."""
+    """`cpu`, `cuda`, or `auto`: the GPU where there is one. ProtformerError for `cuda` without one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -40,7 +40,7 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def embed(
+def embed_corpus(
     model: ProteinModel,
     corpus: Corpus,
     *,
@@ -54,7 +54,7 @@ def embed(
     The model computes where its parameters are, and must be in evaluation mode.
 
     Args:
-        per_residue: `[residues, hidden]` for each sequence instead of `[hidden]`, their mean. The specials are in neither.
+        per_residue: `[residues, hidden]` for each sequence instead of their mean, `[hidden]`. Specials are in neither.
         batch_tokens: budget of a batch, `<cls>` and `<eos>` counted.
         precision: of the arithmetic; "bf16" is autocast, with norms, residual stream and pooling in fp32.
         on_batch: called after each batch with the residues that it held.
@@ -67,10 +67,10 @@ def embed(
         raise ValueError("the model is in training mode, where dropout makes vectors random: call model.eval() first")
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, not {batch_tokens}")
-    return _embed(model, corpus, per_residue, batch_tokens, precision, on_batch)
+    return _in_order(model, corpus, per_residue, batch_tokens, precision, on_batch)
 
 
-def _embed(
+def _in_order(
     model: ProteinModel,
     corpus: Corpus,
     per_residue: bool,
@@ -121,7 +121,7 @@ def plan_batches(lengths: Int64[np.ndarray, " n"], batch_tokens: int) -> list[li
 
 @torch.inference_mode()
 def embed_batch(
-    model: ProteinModel, sequences: list[UInt8[np.ndarray, " residues"]], per_residue: bool, precision: Precision
+    model: ProteinModel, sequences: list[UInt8[np.ndarray, "_"]], per_residue: bool, precision: Precision
 ) -> list[Float32[np.ndarray, "..."]]:
     """The arrays of one pack. The one place where the model runs."""
     device = model.trunk.embedding.weight.device
@@ -132,14 +132,15 @@ def embed_batch(
     half = torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
     try:
         with half:
-            hidden: Float[Tensor, "total hidden"] = model(tokens, cu_seqlens)
+            hidden = model(tokens, cu_seqlens)
         hidden = hidden.float()
         if not per_residue:
             return list(Pooling(hidden_size=hidden.shape[1], pooling="mean")(hidden, cu_seqlens).cpu().numpy())
         rows = hidden.cpu().numpy()
     except torch.OutOfMemoryError as error:
+        longest = max(map(len, sequences))
         raise ProtformerError(
-            f"A batch of {offsets[-1]:,} tokens ({len(sequences):,} sequences, the longest of {max(map(len, sequences)):,} "
-            f"residues) does not fit into the memory of {device}: use a smaller --batch-tokens, or --device cpu."
+            f"A batch of {offsets[-1]:,} tokens ({len(sequences):,} sequences, the longest of {longest:,} residues) "
+            f"does not fit into the memory of {device}: use a smaller --batch-tokens, or --device cpu."
         ) from error
-    return [rows[start + 1 : stop - 1] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [rows[start + 1 : stop - 1] for start, stop in pairwise(offsets)]

@@ -14,7 +14,7 @@ from protformer import __version__
 from protformer.data.alphabet import TOKENS
 from protformer.data.corpus import Noted, ReadReport
 from protformer.data.fasta import expand_paths
-from protformer.embedding.embed import BATCH_TOKENS, Precision, choose_device, embed
+from protformer.embedding.embed import BATCH_TOKENS, Precision, choose_device, embed_corpus
 from protformer.embedding.keys import safe_key
 from protformer.embedding.records import Records
 from protformer.embedding.store import EmbeddingWriter, Failure, failures_path, write_failures
@@ -56,7 +56,7 @@ class EmbeddingReport:
 
 
 def check_output(output: Path | str, inputs: Sequence[Path], *, force: bool) -> Path:
-    """The output's path, its folder made; ProtformerError where it is a folder, an input, or there and not to be replaced."""
+    """The output's path, its folder made. ProtformerError: it is a folder or an input, or exists and is to stay."""
     output = Path(output)
     if output.is_dir():
         raise ProtformerError(f"{output} is a folder: name the file to write, for instance {output / 'out.h5'}.")
@@ -91,7 +91,7 @@ def embed_fasta(
         model_folder: a model folder, or a run that holds one; a Performer keeps the projections that stand in it.
         output: the file to write, renamed into place when whole. Records without an embedding are listed in
             `<output>.failures.tsv`, which is there only where there are some.
-        per_residue, batch_tokens, precision: as in `embed`.
+        per_residue, batch_tokens, precision: as in `embed_corpus`.
         device: "auto", "cpu" or "cuda".
         force: replace an output that exists.
         on_start: called once with the residues to embed.
@@ -106,7 +106,9 @@ def embed_fasta(
     folder = find_model_folder(model_folder)
     model, configuration = load_model(folder)
     if configuration.get("tokens") != list(TOKENS):
-        raise ProtformerError(f"{folder} was trained with another alphabet than this protformer's: it cannot embed here.")
+        raise ProtformerError(
+            f"{folder} was trained with another alphabet than this protformer's: it cannot embed here."
+        )
     weights_hash = model_hash(folder)
     model.to(chosen)
     records = Records(paths)
@@ -116,7 +118,7 @@ def embed_fasta(
         on_start(int(corpus.tokens.size))
     begun = time.perf_counter()
     with EmbeddingWriter(output) as writer:
-        vectors = embed(
+        vectors = embed_corpus(
             model, corpus, per_residue=per_residue, batch_tokens=batch_tokens, precision=precision, on_batch=on_batch
         )
         for index, vector in enumerate(vectors):
@@ -136,7 +138,8 @@ def embed_fasta(
             report.failures_file = write_failures(output, report.failures)
         if not report.embedded:
             raise ProtformerError(
-                f"None of the {corpus.report.records:,} records could be embedded: the reasons are in {report.failures_file}."
+                f"None of the {corpus.report.records:,} records could be embedded: "
+                f"the reasons are in {report.failures_file}."
             )
         writer.commit(
             model_hash=weights_hash,

@@ -29,7 +29,7 @@ def safe_key(name: str) -> str:
 
 
 class Keys:
-    """Hands out keys, each once: an id that comes again gets `_2`, `_3`, ...; records without an id are `unnamed_1`, ..."""
+    """Hands out keys, each once: an id that comes again gets `_2`, `_3`, ...; without an id it is `unnamed_1`, ..."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()

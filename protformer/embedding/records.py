@@ -18,7 +18,7 @@ class Records:
     """The sequences of some files, the records that have none, and where each came from."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Read them all (any compression; `-` is standard input). ProtformerError: one is no FASTA, or none has a record."""
+        """Read them all (`-` is standard input). ProtformerError: one is no FASTA, or none has a record."""
         self.failures: list[Failure] = []
         self._numbers = array("q")  # of each sequence: its record's number over all files, from 0
         self._files: list[str] = []

@@ -1,7 +1,7 @@
 """Embeddings on disk: one HDF5 file, as biotrainer reads it, that is whole or not there.
 
     out.h5                        no groups; datasets in the order of the input
-      attributes                  format, format_version, model_hash, settings, versions, counts (the last three are JSON)
+      attributes                  format, format_version, model_hash; as JSON: settings, versions, counts
       sp|P12345|NAME_HUMAN        float32 [hidden] or [residues, hidden]
         original_id               the id as it stood in the file
         residues                  its length
@@ -71,7 +71,9 @@ class EmbeddingWriter:
         self.written += 1
         return key
 
-    def commit(self, *, model_hash: str, settings: dict[str, Any], versions: dict[str, str], counts: dict[str, int]) -> None:
+    def commit(
+        self, *, model_hash: str, settings: dict[str, Any], versions: dict[str, str], counts: dict[str, int]
+    ) -> None:
         """Write the file's attributes, flush it to the disk and rename it into place."""
         attributes = self._file.attrs
         try:

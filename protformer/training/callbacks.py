@@ -1,15 +1,16 @@
-"""Callbacks that every run has: reproducible dropout, throughput and memory, a progress bar that counts what matters."""
+"""Callbacks that every run has: reproducible dropout, throughput and memory, checkpoints without "=" in their names."""
 
-import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from protformer.data.batch import Batch
+from protformer.errors import ProtformerError
 from protformer.training.module import peak_memory_bytes
 
 
@@ -78,23 +79,28 @@ class Throughput(Callback):
         self.seconds = float(state_dict["seconds"])
 
 
-class StepProgressBar(TQDMProgressBar):
-    """One bar over the optimiser steps of the whole run when their number is set, else Lightning's bar per epoch.
+def checkpoint(*, run_dir: Path | str, monitor: str | None, mode: str, every_steps: int | None = None, keep: int = 1) -> ModelCheckpoint:
+    """Checkpoints in `run_dir`/checkpoints: `last.ckpt`, and the `keep` best by the task's figure on valid.
 
-    Quiet lines, one every `refresh_rate` steps, where the output is no terminal.
+    Written at each validation, or every `every_steps` optimiser steps. Names hold no "=", which Hydra could not take as an override.
     """
+    best = None if monitor is None else f"valid/{monitor}"
+    return ModelCheckpoint(
+        dirpath=Path(run_dir) / "checkpoints",
+        filename="step_{step:07d}",
+        auto_insert_metric_name=False,
+        monitor=best if every_steps is None else None,
+        mode=mode,
+        save_top_k=keep if best is not None and every_steps is None else 1,
+        save_last=True,
+        every_n_train_steps=every_steps,
+        save_on_train_epoch_end=False,
+        enable_version_counter=False,
+    )
 
-    def __init__(self, refresh_rate: int = 10) -> None:
-        super().__init__(refresh_rate=refresh_rate if sys.stderr.isatty() else max(refresh_rate, 50))
 
-    @property
-    def total_train_batches(self) -> int | float:
-        if self.trainer.max_steps > 0:
-            return self.trainer.max_steps * self.trainer.accumulate_grad_batches
-        return super().total_train_batches
-
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
-        metrics.pop("v_num", None)
-        names = {"throughput/residues_per_second": "residues/s", "train/loss": "loss"}
-        return {names.get(key, key.replace("valid/", "valid ")): value for key, value in metrics.items()}
+def early_stopping(*, run_dir: Path | str, monitor: str | None, mode: str, patience: int = 5) -> EarlyStopping:
+    """Stop after `patience` validations without a better figure."""
+    if monitor is None:
+        raise ProtformerError("callbacks=early_stopping needs a validation set: give data.valid, or callbacks=default.")
+    return EarlyStopping(monitor=f"valid/{monitor}", mode=mode, patience=patience)

@@ -1,7 +1,7 @@
 """The optimiser's parameter groups and the learning-rate schedule."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,8 @@ class Optimisation:
     """An optimiser factory with warm-up and decay.
 
     Args:
-        optimizer: factory `(params) -> Optimizer` (a Hydra partial).
+        optimizer: factory `(params, lr=, weight_decay=) -> Optimizer` (a Hydra partial).
+        lr, weight_decay: what it is given.
         warmup_steps: optimiser steps of linear warm-up.
         schedule: after the warm-up: "constant", or "linear" or "cosine" down to `final_fraction` of the learning rate
             at the last step.
@@ -25,7 +26,9 @@ class Optimisation:
     def __init__(
         self,
         *,
-        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr: float,
+        weight_decay: float = 0.0,
         warmup_steps: int = 100,
         schedule: ScheduleName = "cosine",
         final_fraction: float = 0.1,
@@ -34,6 +37,8 @@ class Optimisation:
         if schedule not in ("constant", "linear", "cosine"):
             raise ValueError(f"optimizer.schedule must be constant, linear or cosine, not {schedule!r}")
         self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
         self.schedule = schedule
         self.final_fraction = final_fraction
@@ -53,7 +58,9 @@ class Optimisation:
             matrices = [p for name, p in trained if p.ndim >= 2 and "embedding" not in name]
             others = [p for name, p in trained if p.ndim < 2 or "embedding" in name]
             groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
+        optimizer = self.optimizer(
+            [group for group in groups if group["params"]], lr=self.lr, weight_decay=self.weight_decay
+        )
         # A plain function: LambdaLR puts a callable object's attributes into the checkpoint, a function's not.
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -8,13 +8,13 @@ every figure is a ratio of sums (never a mean of means), a resample needs only e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 __all__ = ["Interval", "bootstrap_interval", "mean", "paired_difference_interval", "perplexity", "sum_by_sequence"]
 
-Statistic = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Statistic = Callable[[Any, Any], Any]  # (totals, counts), numbers or arrays, to figures of the same shape
 
 _DRAWS_AT_ONCE = 4_000_000  # proteins drawn per chunk: 32 MB of indices, whatever the number of proteins
 
@@ -24,12 +24,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def perplexity(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """exp(total NLL / targets); NLL in nats."""
+def perplexity(sums: Any, counts: Any) -> Any:
+    """exp(total NLL / targets); NLL in nats; numbers, or arrays of them."""
     return np.exp(sums / counts)
 
 
-def mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def mean(sums: Any, counts: Any) -> Any:
     """Total / targets: accuracy where the sums are hits, mean NLL in nats where they are NLL."""
     return sums / counts
 

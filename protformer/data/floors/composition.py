@@ -30,9 +30,7 @@ __all__ = [
 ]
 
 _FIRST = TOKENS.index(STANDARD[0])
-STANDARD_TOKENS = slice(
-    _FIRST, _FIRST + len(STANDARD)
-)  # the twenty stand together; the rest are specials and ambiguous
+STANDARD_TOKENS = slice(_FIRST, _FIRST + len(STANDARD))  # the twenty stand together
 VOCAB_SIZE = len(TOKENS)
 
 
@@ -109,6 +107,9 @@ def prefix_composition_nll(
     same = _earlier_in_group(owner * len(log_unigram) + residues)
     seen = _earlier_in_group(owner)
     nll = np.full(len(tokens), np.nan)
+    if np.isinf(prior_strength):
+        nll[standard] = -log_unigram[residues]
+        return nll
     prior = prior_strength * np.exp(log_unigram[residues])
     nll[standard] = np.log(seen + prior_strength) - np.log(same + prior)
     return nll
@@ -175,7 +176,7 @@ def composition_floors(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[FloorResult]:
-    """Both floors on one set of targets: perplexity, its 95 % interval over proteins, and the likeliest residue's accuracy.
+    """Both floors on one set of targets: perplexity, its 95 % interval over proteins, the likeliest residue's accuracy.
 
     Arguments as in `composition_nll`; the metrics are `perplexity`, `perplexity_low`, `perplexity_high`, `accuracy`.
     """

@@ -62,7 +62,7 @@ def regression_floors(
     }
 
     chosen, sampled = cap(len(targets), max_sequences, seed)
-    sequences = [train.sequences[i] for i in chosen.tolist()]
+    sequences = [train.sequences[int(i)] for i in chosen]
     targets = targets[chosen]
     featurisers: list[tuple[str, Callable[[Sequence[str]], Any]]] = [("1-3-mers", kmer_features)]
     if len({len(s) for data in (train, *evals.values()) for s in data.sequences}) == 1:

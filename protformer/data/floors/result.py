@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FloorResult", "binary_metrics", "cap", "multiclass_metrics"]
+__all__ = ["FloorResult", "binary_metrics", "cap", "check_lengths", "joined", "multiclass_metrics"]
 
 
 @dataclass(frozen=True)
@@ -73,5 +73,6 @@ def joined(*remarks: str) -> str:
 
 
 def check_lengths(what: str, sequences: Sequence[str], labels: Any) -> None:
+    """ValueError where there is not one label a sequence; `what` names the labels and their set."""
     if len(sequences) != len(labels):
         raise ValueError(f"{len(sequences)} sequences came with {len(labels)} {what}")

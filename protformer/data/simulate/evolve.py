@@ -17,7 +17,8 @@ from protformer.data.simulate.profiles import Site
 from protformer.data.simulate.substitution import RESIDUES, RateModel
 from protformer.data.simulate.tree import Tree
 
-INDEL_RATE = 0.04  # events for each loop residue and substitution a site
+FLEXIBLE = (Site.LOOP, Site.DISORDER)  # where insertions and deletions are tolerated
+INDEL_RATE = 0.04  # events for each flexible residue and substitution a site
 INDEL_MEAN = 2.5  # residues, geometric (short indels prevail: Pascarella & Argos, J Mol Biol 224:461, 1992)
 NEW_ELEMENT = 0.08  # of insertions bring a helix or a strand with linkers, not loop alone
 
@@ -48,20 +49,20 @@ def draw_alignment(rng: np.random.Generator, ancestor: Ancestor, tree: Tree) -> 
     orders[0] = list(range(len(sites)))
     for node in range(1, len(orders)):
         order = list(orders[tree.parents[node]])
-        loops = sum(sites[column] == Site.LOOP for column in order)
+        loops = sum(sites[column] in FLEXIBLE for column in order)
         for _ in range(rng.poisson(INDEL_RATE * loops * tree.lengths[node])):
-            places = [i for i, column in enumerate(order) if sites[column] == Site.LOOP and column not in fixed]
+            places = [i for i, column in enumerate(order) if sites[column] in FLEXIBLE and column not in fixed]
             if not places:
                 break
             place = places[int(rng.integers(len(places)))]
             size = int(rng.geometric(1 / INDEL_MEAN))
             if rng.random() < 0.5:
                 end = place
-                while end < len(order) and end - place < size and sites[order[end]] == Site.LOOP and order[end] not in fixed:
+                while end < len(order) and end - place < size and sites[order[end]] in FLEXIBLE and order[end] not in fixed:
                     end += 1
                 del order[place:end]
                 continue
-            new = [int(Site.LOOP)] * size
+            new = [sites[order[place]]] * size
             if rng.random() < NEW_ELEMENT:
                 inward = bool(rng.random() < 0.5)
                 element = helix(rng) if rng.random() < 0.5 else strand(rng, central=False, first_buried=inward)

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 
 from protformer.data.simulate.profiles import Contact, Site
 
-FOLDS = ("alpha", "beta", "alpha/beta", "alpha+beta")
-FOLD_SHARE = (0.30, 0.22, 0.28, 0.20)
+FOLDS = ("alpha", "beta", "alpha/beta", "alpha+beta", "membrane")
+FOLD_SHARE = (0.25, 0.20, 0.23, 0.17, 0.15)
+TAIL_SHARE, DISORDERED_LINKER_SHARE = 0.16, 0.04  # of each terminus of a family, and of the linkers
 
 MIN_SEPARATION = 24  # residues between the two sites of a distant contact
 DISTANT_CONTACTS = 0.05  # distant contacts for each residue of the ancestor
@@ -53,6 +54,16 @@ def strand(rng: np.random.Generator, length: int | None = None, *, central: bool
     return np.where(buried, Site.STRAND_BURIED, Site.STRAND_EXPOSED).tolist()
 
 
+def membrane_helix(rng: np.random.Generator) -> list[int]:
+    """A helix that spans a membrane: 18 to 25 residues, all of them among lipids."""
+    return [Site.MEMBRANE] * int(rng.integers(18, 26))
+
+
+def disorder(rng: np.random.Generator) -> list[int]:
+    """A stretch without structure, some 12 to 60 residues."""
+    return [Site.DISORDER] * int(np.clip(round(rng.gamma(2.0, 9.0)) + 10, 12, 70))
+
+
 def loop(rng: np.random.Generator, mean: float) -> list[int]:
     """A stretch of loop, at least one residue, `mean` on average."""
     return [Site.LOOP] * int(rng.geometric(1 / mean))
@@ -62,7 +73,9 @@ TURN = [Site.TURN_1, Site.TURN_2, Site.TURN_3, Site.TURN_4]
 
 
 def linker(rng: np.random.Generator) -> list[int]:
-    """What joins two elements: loop, often with a turn in it."""
+    """What joins two elements: loop, often with a turn in it, now and then disorder."""
+    if rng.random() < DISORDERED_LINKER_SHARE:
+        return disorder(rng)
     if rng.random() < 0.45:
         return loop(rng, 1.8) + TURN + loop(rng, 1.8)
     return loop(rng, 4.5)
@@ -74,6 +87,7 @@ def _is_strand_next(fold: str, previous_strand: bool, progress: float, rng: np.r
         "beta": 0.95,
         "alpha/beta": 0.1 if previous_strand else 0.9,
         "alpha+beta": 0.85 if progress < 0.5 else 0.15,
+        "membrane": 0.06,
     }[fold]
     return rng.random() < share
 
@@ -82,13 +96,13 @@ def draw_ancestor(rng: np.random.Generator, length: int) -> Ancestor:
     """An ancestor of about `length` residues (at least; the last element is finished)."""
     fold = FOLDS[rng.choice(len(FOLDS), p=FOLD_SHARE)]
     central_share = 0.6 if fold == "alpha/beta" else 0.15
-    sites: list[int] = loop(rng, 4.0)
+    sites: list[int] = disorder(rng) if rng.random() < TAIL_SHARE else loop(rng, 4.0)
     facing: list[tuple[int, int]] = []
     is_strand = bool(rng.random() < 0.5)
     while len(sites) < length:
         is_strand = _is_strand_next(fold, is_strand, len(sites) / length, rng)
         if not is_strand:
-            sites += helix(rng)
+            sites += membrane_helix(rng) if fold == "membrane" and rng.random() < 0.75 else helix(rng)
         else:
             central = bool(rng.random() < central_share)
             first = strand(rng, central=central, first_buried=bool(rng.random() < 0.5))
@@ -99,6 +113,8 @@ def draw_ancestor(rng: np.random.Generator, length: int) -> Ancestor:
                 first = first[::-1]
                 sites += first
         sites += linker(rng)
+    if rng.random() < TAIL_SHARE:
+        sites += disorder(rng)
     array = np.array(sites, dtype=np.int64)
     return Ancestor(fold, array, _draw_contacts(array, facing, rng))
 

@@ -14,7 +14,7 @@ propensities: Williams et al., Biochim Biophys Acta 916:200 (1987), as in Creigh
 Positions of a beta turn: Hutchinson & Thornton, Protein Sci 3:2207 (1994), overall potentials as PDBsum gives them.
 Helix ends: Richardson & Richardson, Science 240:1648 (1988): Asn 3.5 : 1 at the N-cap, Pro 2.6 : 1 after it, and Gly, which
 is the C-cap of 34 % of helices; the smaller preferences for Ser, Thr and Asp (N-cap) and Asn (C-cap) are rounded by us.
-Hydropathy: Kyte & Doolittle, J Mol Biol 157:105 (1982), from Biopython.
+Disorder: TOP-IDP, Campen et al., Protein Pept Lett 15:956 (2008). Hydropathy: Kyte & Doolittle, J Mol Biol 157:105 (1982), from Biopython.
 """
 
 from enum import IntEnum
@@ -41,9 +41,11 @@ class Site(IntEnum):
     HELIX_EXPOSED = 9
     STRAND_BURIED = 10
     STRAND_EXPOSED = 11
+    MEMBRANE = 12
+    DISORDER = 13
 
 
-STATE_OF_SITE = "CCCCCCCHHHEE"
+STATE_OF_SITE = "CCCCCCCHHHEEHC"
 """Site class -> H (helix), E (strand) or C (coil)."""
 
 CONTRAST = 2.0
@@ -53,7 +55,7 @@ SHARPNESS = 2.0
 """Power to which published propensities are raised. They are averages over sites of all kinds, so any one site prefers
 more sharply than they do; at 1 too little of the states shows in a sequence for a small model to find within minutes."""
 
-RELATIVE_RATE = np.array([1.4, 1.2, 1.1, 1.0, 1.1, 1.0, 0.7, 1.0, 0.7, 1.2, 0.7, 1.1])
+RELATIVE_RATE = np.array([1.4, 1.2, 1.1, 1.0, 1.1, 1.0, 0.7, 1.0, 0.7, 1.2, 0.7, 1.1, 0.8, 1.5])
 """Substitutions of a class against the mean: buried residues are slower, loops faster (the order of Goldman, Thorne &
 Jones, Genetics 149:445, 1998; the figures are ours)."""
 
@@ -75,6 +77,10 @@ _TURN_POSITIONS = [
     [0.96, 0.73, 1.24, 1.35, 0.66, 1.04, 0.95, 0.61, 1.22, 0.67, 0.48, 1.02, 2.45, 0.94, 0.93, 1.23, 0.79, 0.70, 0.65, 0.75],
     [0.66, 0.98, 1.86, 0.92, 0.96, 2.14, 1.16, 0.42, 0.94, 0.47, 0.41, 2.14, 0.63, 0.93, 0.75, 1.06, 0.94, 0.54, 0.76, 0.83],
     [0.89, 1.20, 0.99, 0.89, 0.95, 1.64, 0.93, 0.68, 1.10, 0.78, 0.68, 1.06, 0.96, 1.01, 0.93, 1.03, 1.20, 0.84, 0.79, 1.10],
+]  # fmt: skip
+_DISORDER = [
+    0.060, 0.020, 0.192, 0.736, -0.697, 0.166, 0.303, -0.486, 0.586, -0.326, -0.397, 0.007, 0.987, 0.318, 0.180, 0.341,
+    0.059, -0.121, -0.884, -0.510,
 ]  # fmt: skip
 # Van der Waals volumes in cubic angstroms (Creighton 1993, p. 4).
 _VOLUME = [67, 86, 91, 109, 135, 48, 118, 124, 135, 124, 124, 96, 90, 114, 148, 73, 93, 105, 163, 141]
@@ -104,11 +110,13 @@ def _raw_profiles() -> np.ndarray:
     propensity[Site.HELIX_EXPOSED], face[Site.HELIX_EXPOSED] = helix, -1.0
     propensity[Site.STRAND_BURIED], face[Site.STRAND_BURIED] = strand, 1.0
     propensity[Site.STRAND_EXPOSED], face[Site.STRAND_EXPOSED] = strand, -1.0
+    propensity[Site.MEMBRANE], face[Site.MEMBRANE] = 1.0, 1.0  # where beta-branched residues are no helix breakers
+    propensity[Site.DISORDER] = np.exp(SHARPNESS * np.array(_DISORDER))
     return propensity * np.exp(CONTRAST * face[:, None] * HYDROPATHY[None, :])
 
 
 CLASS_SHARE = np.array(
-    [0.2242, 0.0358, 0.0358, 0.0358, 0.0358, 0.0271, 0.0271, 0.0271, 0.1520, 0.1727, 0.1431, 0.0835]
+    [0.19, 0.0307, 0.0307, 0.0307, 0.0307, 0.0223, 0.0223, 0.0223, 0.1254, 0.1427, 0.1149, 0.0712, 0.0758, 0.0903]
 )
 """The share of each class in what the grammar yields, over all folds (grammar.class_share; a test holds it to this)."""
 

@@ -175,11 +175,12 @@ class SequenceClassification:
         """The majority class; logistic regression on 1-3-mers, also with the termini apart."""
         from protformer.data.floors.classification import LabelledSequences, classification_floors  # scikit-learn
 
-        found = classification_floors(
-            LabelledSequences(_texts(train), _required(train)),
-            {name: LabelledSequences(_texts(split), _required(split)) for name, split in evaluations.items()},
-            seed=seed,
-        )
+        def labelled(split: Split) -> LabelledSequences:
+            targets = _required(split)
+            names = targets if self.label_kind == "multi_label" else np.array(train.classes)[targets]
+            return LabelledSequences(_texts(split), names)
+
+        found = classification_floors(labelled(train), {n: labelled(s) for n, s in evaluations.items()}, seed=seed)
         return {name: [Row(f.name, dict(f.metrics), f.note) for f in rows] for name, rows in found.items()}
 
 

@@ -1,0 +1,53 @@
+"""What `train.py` calls for each job: the resolved configuration is written down, checked, and run."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from protformer.training.job import JobSettings
+from protformer.training.launch import finish_logging, resolve_devices, run
+
+log = logging.getLogger(__name__)
+GROUPS = ("data", "task", "model", "attention", "features", "redraw", "optimizer", "trainer", "callbacks", "logger", "experiment", "debug")
+
+
+def train(config: DictConfig) -> dict[str, Any]:
+    """Run one job of a Hydra command line; returns the figures by evaluation set."""
+    hydra = HydraConfig.get()
+    run_dir = Path(hydra.runtime.output_dir)
+    processes = resolve_devices(config.trainer)
+    choices = {group: str(hydra.runtime.choices[group]) for group in GROUPS if hydra.runtime.choices.get(group)}
+    overrides = list(hydra.overrides.task)
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    settings = JobSettings(
+        config={str(k): v for k, v in plain.items() if k != "paths"},
+        run_dir=str(run_dir),
+        choices=choices,
+        overrides=overrides,
+        group=_group(hydra, choices, run_dir),
+    )
+    _write_resolved(plain, run_dir)
+    if choices["attention"] == "exact" and settings.chose("features", "redraw"):
+        log.warning("attention=exact has no random features: what you set for features and redraw has no effect.")
+    try:
+        return run(settings, processes)
+    finally:
+        finish_logging()
+
+
+def _group(hydra: Any, choices: dict[str, str], run_dir: Path) -> str | None:
+    if hydra.mode == RunMode.MULTIRUN:
+        return run_dir.parent.name
+    return choices.get("experiment")
+
+
+def _write_resolved(config: dict[Any, Any], run_dir: Path) -> None:
+    temporary = run_dir / ".config.yaml.part"
+    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+    os.replace(temporary, run_dir / "config.yaml")

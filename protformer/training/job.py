@@ -1,0 +1,347 @@
+"""One training job, from a resolved configuration to a run folder: load, build, train, score, save, report."""
+
+import logging
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as lightning
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_only
+
+from protformer import __version__
+from protformer.attention import factory_from_config
+from protformer.data.alphabet import TOKENS
+from protformer.errors import ProtformerError
+from protformer.model import (
+    Encoder,
+    ProteinEncoder,
+    ProteinModel,
+    initialise_from,
+    parameter_count,
+    read_config,
+    save_model,
+)
+from protformer.training.callbacks import SeedEachStep, Throughput
+from protformer.training.datamodule import PackedDataModule
+from protformer.training.module import ProteinModule, peak_memory_bytes
+from protformer.training.redraw import RedrawFeatures
+from protformer.training.report import add_intervals, closing_table, print_table, write_metrics
+from protformer.training.tasks import Row, Split, Task
+
+log = logging.getLogger(__name__)
+
+LOADER_KEYS = ("batch_tokens", "eval_tokens", "num_workers")
+
+
+@dataclass
+class JobSettings:
+    """A job as plain values, so that it can be handed to another process."""
+
+    config: dict[str, Any]
+    run_dir: str
+    choices: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    group: str | None = None
+
+    def chose(self, *groups: str) -> bool:
+        """Whether the command line touched one of these groups."""
+        return any(o.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] in groups for o in self.overrides)
+
+    @property
+    def run_name(self) -> str:
+        attention = self.choices.get("attention", "")
+        features = [self.choices.get("features", "")] if attention != "exact" else []
+        names = [self.choices.get("task", "run"), attention, *features, self.choices.get("model", "")]
+        return " ".join([*filter(None, names), f"seed {self.config['seed']}"])
+
+
+def execute(settings: JobSettings) -> dict[str, Any]:
+    """Run the job in this process (one rank of it). Returns the figures by evaluation set."""
+    config = OmegaConf.create(settings.config)
+    run_dir = Path(settings.run_dir)
+    seed = int(config.seed)
+    lightning.seed_everything(seed, verbose=False)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+
+    task: Task = instantiate(config.task)
+    splits = _load_splits(config, task, seed)
+    evaluations = [name for name in splits if name != "train"]
+    objectives = {
+        name: task.objective(split, seed=seed + (0 if name == "train" else 1), training=name == "train")
+        for name, split in splits.items()
+    }
+    data = PackedDataModule(
+        objectives=objectives, seed=seed, **{k: config.data[k] for k in LOADER_KEYS if k in config.data}
+    )
+    model = build_model(settings, config, task, splits["train"])
+    module = ProteinModule(
+        model=model,
+        task=task,
+        optimisation=instantiate(config.optimizer),
+        evaluations=evaluations,
+        classes=splits["train"].classes,
+        freeze_trunk=config.freeze,
+        compile_model=config.compile,
+    )
+    monitor = task.monitor if "valid" in splits else None
+    # (by partial: `instantiate` would take the configuration among the arguments for one to instantiate)
+    logger = instantiate(config.logger, _partial_=True, _convert_="all")(
+        run_dir=str(run_dir),
+        run_name=settings.run_name,
+        run_group=settings.group,
+        overrides=settings.overrides,
+        run_config={**settings.config, "choices": settings.choices, "parameters": parameter_count(model)},
+    )
+    throughput = Throughput()
+    callbacks = [SeedEachStep(seed), throughput, *_redraw(config, model.trunk.encoder), *_callbacks(config, task, run_dir, monitor)]
+    trainer = build_trainer(config, logger, callbacks, run_dir, monitor)
+    _say_sizes(settings, model, data, trainer)
+
+    rows: dict[str, list[Row]] = {name: [] for name in evaluations}
+    if config.evaluate.untrained and evaluations and config.ckpt_path is None:
+        name = "untrained" if config.init_from is None else "before training"
+        for evaluation, row in _evaluate(trainer, module, data, name).items():
+            rows[evaluation].append(row)
+    started = time.monotonic()
+    trainer.fit(module, datamodule=data, ckpt_path=_checkpoint_path(config), weights_only=True)
+    seconds = time.monotonic() - started
+    checkpoints = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
+    trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    weights = _choose_weights(config, trainer, module, data, checkpoints, monitor)
+    for evaluation, row in _evaluate(trainer, module, data, "trained").items():
+        rows[evaluation].append(row)
+
+    results = {name: rows[name][-1].figures for name in evaluations if rows[name]}
+    if trainer.is_global_zero:
+        if config.evaluate.floors and evaluations:
+            floors = task.floors(splits["train"], {n: splits[n] for n in evaluations}, objectives, seed)
+            rows = {name: [*floors.get(name, []), *rows[name]] for name in evaluations}
+        for name in evaluations:
+            add_intervals(rows[name], task, seed)
+        training = {
+            "optimiser_steps": trainer.global_step,
+            "residues": throughput.residues,
+            "seconds": seconds,
+            "residues_per_second": throughput.residues / max(throughput.seconds, 1e-9),
+            "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
+            "world_size": trainer.world_size,
+            "redraws": model.trunk.encoder.draw,
+        }
+        _write(settings, run_dir, model, task, splits, rows, module.details, training, weights)
+        _log_final(trainer, rows)
+    trainer.strategy.barrier()
+    return results
+
+
+def _load_splits(config: DictConfig, task: Task, seed: int) -> dict[str, Split]:
+    arguments = {k: v for k, v in config.data.items() if k not in LOADER_KEYS}
+    source = instantiate(arguments, seed=seed, _convert_="all")
+    return source.load(task.label_kind)
+
+
+def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Split) -> ProteinModel:
+    """A new model of the configuration, or, with `init_from`, one of the folder's shape with its weights."""
+    shape = {k: v for k, v in config.model.items() if k != "token_dropout"}
+    token_dropout = bool(config.model.token_dropout)
+    attention = instantiate(config.attention)
+    if config.init_from is not None:
+        theirs = read_config(config.init_from)["model"]["trunk"]
+        if not settings.chose("model"):
+            shape |= {k: theirs[k] for k in shape.keys() & theirs.keys()}
+            token_dropout = theirs["token_dropout"]
+        if not settings.chose("attention", "features"):
+            attention = factory_from_config(theirs["attention"])
+    elif config.freeze:
+        raise ProtformerError("freeze=true trains the head alone, on a trunk that has learned: give init_from=FOLDER too.")
+    encoder = Encoder(attention=attention, feature_seed=int(config.seed), **shape)
+    trunk = ProteinEncoder(encoder=encoder, vocabulary_size=len(TOKENS), token_dropout=token_dropout)
+    head = task.head(hidden_size=encoder.hidden_size, vocabulary_size=len(TOKENS), classes=len(train.classes))
+    model = ProteinModel(trunk=trunk, head=head)
+    if config.init_from is not None:
+        copied = initialise_from(model, config.init_from)
+        log.info("weights of %s copied: %s", config.init_from, " and ".join(copied))
+    return model
+
+
+def _redraw(config: DictConfig, encoder: Encoder) -> list[Callback]:
+    if not any(hasattr(attention, "redraw_") for attention in encoder.attentions):
+        return []
+    return [RedrawFeatures(schedule=instantiate(config.redraw), encoder=encoder)]
+
+
+def _callbacks(config: DictConfig, task: Task, run_dir: Path, monitor: str | None) -> list[Callback]:
+    built = []
+    for name, callback in config.callbacks.items():
+        if callback is None:
+            continue
+        extra = {}
+        if name in ("checkpoint", "early_stopping"):
+            extra = {"run_dir": str(run_dir), "monitor": monitor, "mode": task.mode}
+        built.append(instantiate(callback, **extra))
+    return built
+
+
+def build_trainer(
+    config: DictConfig, logger: Any, callbacks: list[Callback], run_dir: Path, monitor: str | None
+) -> Trainer:
+    """The Lightning trainer of the configuration, with the settings that packed batches need."""
+    arguments = OmegaConf.to_container(config.trainer, resolve=True)
+    assert isinstance(arguments, dict)
+    if monitor is None:
+        arguments["limit_val_batches"] = 0
+    if isinstance(arguments["val_check_interval"], int):
+        # the configuration counts optimiser steps, Lightning counts micro-batches
+        arguments["val_check_interval"] *= arguments["accumulate_grad_batches"]
+    return instantiate(
+        arguments,
+        logger=logger if logger is not None else False,
+        callbacks=callbacks,
+        default_root_dir=str(run_dir),
+        use_distributed_sampler=False,  # the packing plan deals to ranks
+        reload_dataloaders_every_n_epochs=1,  # the number of batches differs from epoch to epoch
+        enable_model_summary=False,
+    )
+
+
+def _say_sizes(settings: JobSettings, model: ProteinModel, data: PackedDataModule, trainer: Trainer) -> None:
+    if not trainer.is_global_zero:
+        return
+    plan = data.plans["train"]
+    log.info(
+        "%s: %s parameters, %s training sequences of up to %s residues, %s tokens a step on %s",
+        settings.run_name,
+        f"{parameter_count(model):,}",
+        f"{len(plan.lengths):,}",
+        f"{plan.longest - 2:,}",
+        f"{plan.budget:,}",
+        f"{trainer.world_size} x {trainer.strategy.root_device.type}",
+    )
+    if plan.longest > plan.budget:
+        over = int((plan.lengths > plan.budget).sum())
+        log.info("%s sequences are longer than data.batch_tokens: each makes a step of its own, whole", f"{over:,}")
+
+
+def _checkpoint_path(config: DictConfig) -> str | None:
+    if config.ckpt_path is None:
+        return None
+    if not Path(config.ckpt_path).is_file():
+        raise ProtformerError(f"ckpt_path={config.ckpt_path}: there is no such file; give a .ckpt of a run's checkpoints/.")
+    return str(config.ckpt_path)
+
+
+def _evaluate(trainer: Trainer, module: ProteinModule, data: PackedDataModule, name: str) -> dict[str, Row]:
+    """Score every evaluation set; collective."""
+    if not module.evaluations:
+        return {}
+    data.trainer = trainer
+    trainer.test(module, dataloaders=[data.evaluation_loader(e) for e in module.evaluations], verbose=False)
+    rows = {}
+    for evaluation in module.evaluations:
+        row = Row(name, dict(module.results[evaluation]))
+        per_sequence = module.details[evaluation].pop("per_sequence", None)
+        if per_sequence is not None:
+            row.per_sequence = np.asarray(per_sequence)
+        rows[evaluation] = row
+    return rows
+
+
+def _choose_weights(
+    config: DictConfig,
+    trainer: Trainer,
+    module: LightningModule,
+    data: PackedDataModule,
+    checkpoints: list[ModelCheckpoint],
+    monitor: str | None,
+) -> str:
+    """Leave the weights to be scored and saved in `module`; says which they are."""
+    best = next((c for c in checkpoints if c.monitor and c.best_model_path), None)
+    if config.evaluate.weights not in ("best", "last"):
+        raise ProtformerError(f"evaluate.weights={config.evaluate.weights}: write best or last.")
+    step = trainer.global_step
+    if config.evaluate.weights == "last" or best is None or monitor is None or best.best_model_score is None:
+        return f"last (step {step})"
+    if not best.best_model_path.endswith(f"step_{step:07d}.ckpt"):
+        # The run may have ended between validations: its last weights are a candidate too.
+        last = trainer.validate(module, datamodule=data, verbose=False)[0][f"valid/{monitor}"]
+        score = float(best.best_model_score)
+        if (score < last) if best.mode == "min" else (score > last):
+            checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+            module.load_state_dict(checkpoint["state_dict"])
+            return f"best on valid (step {checkpoint['global_step']} of {step})"
+    return f"last (step {step}), which are the best on valid"
+
+
+def _write(
+    settings: JobSettings,
+    run_dir: Path,
+    model: ProteinModel,
+    task: Task,
+    splits: dict[str, Split],
+    rows: dict[str, list[Row]],
+    details: dict[str, dict[str, Any]],
+    training: dict[str, Any],
+    weights: str,
+) -> None:
+    classes = list(splits["train"].classes)
+    metadata = {"task": task.name, "classes": classes, "weights": weights, "protformer": __version__}
+    if hasattr(task, "spread"):
+        metadata |= {"target_mean": task.mean, "target_spread": task.spread}  # pyright: ignore[reportAttributeAccessIssue]
+    save_model(model, run_dir / "model", tokens=TOKENS, metadata=metadata)
+    sets = {
+        name: {
+            "sequences": len(splits[name].corpus),
+            "residues": len(splits[name].corpus.tokens),
+            "rows": [{"name": r.name, "figures": r.figures, "note": r.note} for r in rows[name]],
+            **details.get(name, {}),
+        }
+        for name in rows
+    }
+    content = {
+        "task": task.name,
+        "run": settings.run_name,
+        "choices": settings.choices,
+        "overrides": settings.overrides,
+        "parameters": parameter_count(model),
+        "weights": weights,
+        "training": training,
+        "sets": sets,
+        "versions": {
+            "protformer": __version__,
+            "torch": torch.__version__,
+            "pytorch_lightning": lightning.__version__,
+            "python": platform.python_version(),
+        },
+        "command": sys.argv,
+    }
+    write_metrics(run_dir / "metrics.json", content)
+    sizes = {n: f"{s['sequences']:,} sequences\n{s['residues']:,} residues" for n, s in sets.items()}
+    notes = [
+        f"Trained on {training['residues']:,} residues in {training['seconds']:.0f} s"
+        f" ({training['residues_per_second']:,.0f} residues/s in training steps). Weights scored and saved: {weights}.",
+        f"Run folder: {run_dir}  (model folder: {run_dir / 'model'})",
+    ]
+    if task.monitor.startswith("perplexity"):
+        notes.insert(0, "In brackets: 95 % intervals over proteins (bootstrap).")
+    print_table(closing_table(rows, sizes, task), notes)
+
+
+@rank_zero_only
+def _log_final(trainer: Trainer, rows: dict[str, list[Row]]) -> None:
+    figures = {
+        f"final/{name}/{row.name.replace(' ', '_')}/{figure}": value
+        for name, found in rows.items()
+        for row in found
+        for figure, value in row.figures.items()
+        if value == value
+    }
+    for logger in trainer.loggers:
+        logger.log_metrics(figures, trainer.global_step)

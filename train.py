@@ -1,0 +1,23 @@
+"""Train a protein sequence model: `python train.py` (see `python train.py --help` and the README)."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+os.environ.setdefault("PROTFORMER_ROOT", str(Path(__file__).resolve().parent))
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config: DictConfig) -> None:
+    from protformer.training.entry import train
+
+    train(config)
+
+
+if __name__ == "__main__":
+    from protformer.training.sentences import in_sentences
+
+    sys.exit(in_sentences(main))
