@@ -42,14 +42,14 @@ class ExactAttention(Attention):
 # The loop reads the offsets, which a compiler cannot trace: one break per layer instead of one recompilation per pack.
 @torch.compiler.disable
 def _segment_loop(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, causal: bool) -> Tensor:
-    offsets = cu_seqlens.tolist()
-    if len(offsets) < 2 or offsets[-1] == 0:
-        return torch.zeros_like(query)
-    outs = []
-    for start, stop in zip(offsets[:-1], offsets[1:], strict=True):
-        q, k, v = (x[start:stop].transpose(0, 1).unsqueeze(0) for x in (query, key, value))
-        outs.append(scaled_dot_product_attention(q, k, v, is_causal=causal).squeeze(0).transpose(0, 1))
-    return torch.cat(outs)
+    if query.shape[0] == 0:
+        return torch.zeros_like(value)
+    lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
+    # `split` and not slices: the backward of a slice fills a gradient of the whole pack for every segment, which made
+    # forward and backward of 28 proteins four times slower.
+    parts = zip(*(x.transpose(0, 1).unsqueeze(0).split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    outs = [scaled_dot_product_attention(q, k, v, is_causal=causal) for q, k, v in parts if q.shape[2]]
+    return torch.cat(outs, dim=2).squeeze(0).transpose(0, 1)
 
 
 def _variable_length_flash(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, causal: bool) -> Tensor:

@@ -49,7 +49,7 @@ class EmbeddingReport:
             lines.append(f"ids not safe as keys, kept in original_id: {self.changed_keys}")
         rate = self.residues / max(self.seconds, 1e-9)
         lines.append(
-            f"{self.embedded:,} proteins embedded in {self.seconds:,.1f} s "
+            f"{self.embedded:,} protein{'s' * (self.embedded != 1)} embedded in {self.seconds:,.1f} s "
             f"({rate:,.0f} residues per second, {self.device}, {self.precision}): {self.output}"
         )
         return "\n".join(lines)

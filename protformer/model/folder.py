@@ -1,11 +1,10 @@
 """The model folder: `config.json` + `model.safetensors`, what users share and embed with.
 
-Nothing in it is executed: the configuration names classes of this package only, and weights are safetensors, so a folder
-from a stranger can be wrong but not harmful. Both files are written to a temporary folder and renamed into place whole.
+Nothing in it is executed: the configuration names classes of this package only, and weights are safetensors, so a
+folder from a stranger can be wrong but not harmful. Both files are written to a temporary folder and renamed into place whole.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -39,7 +38,9 @@ def save_model(
     `tokens` is the alphabet in the order of ids; `metadata` (plain JSON values) tells how the model came to be and what
     its outputs mean.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    if folder.exists() and not _is_replaceable(folder):
+        raise ProtformerError(f"{folder} exists and is no model folder: choose another place, or remove it first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     configuration = {
         "format": FORMAT,
@@ -50,16 +51,25 @@ def save_model(
         "metadata": metadata or {},
     }
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    retired = temporary.with_name(temporary.name + ".old")
     try:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, temporary / WEIGHTS_NAME, metadata={"format": "pt"})
         (temporary / CONFIG_NAME).write_text(json.dumps(configuration, indent=2) + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+            folder.rename(retired)
+        temporary.rename(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if retired.exists() and not folder.exists():
+            retired.rename(folder)
+        for leftover in (temporary, retired):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """A model folder or an empty one: never replace what somebody else's files are in."""
+    return folder.is_dir() and ((folder / CONFIG_NAME).is_file() or not any(folder.iterdir()))
 
 
 def find_model_folder(path: Path | str) -> Path:
@@ -103,8 +113,12 @@ def load_model(path: Path | str, *, attention: dict[str, Any] | None = None) -> 
     configuration = read_config(folder)
     try:
         model = build_model(configuration["model"], attention=attention)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ProtformerError(f"{folder / CONFIG_NAME} does not describe a model of this version: {error}.") from error
+        draw = int(configuration.get("draw", 0))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).strip().split("\n")[0].rstrip(".")
+        raise ProtformerError(
+            f"{folder / CONFIG_NAME} does not describe a model of this version: {reason}."
+        ) from error
     try:
         weights = load_file(folder / WEIGHTS_NAME)
     except (SafetensorError, OSError) as error:
@@ -115,13 +129,27 @@ def load_model(path: Path | str, *, attention: dict[str, Any] | None = None) -> 
         weights = {name: tensor for name, tensor in weights.items() if ".attention." not in name}
         kept = {name: tensor for name, tensor in model.state_dict().items() if ".attention." in name}
         weights |= kept
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ProtformerError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {error}") from error
+    misfits = _misfits(model, weights)
+    if misfits:
+        more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+        raise ProtformerError(f"{folder / WEIGHTS_NAME} does not fit {CONFIG_NAME}: {misfits[0]}{more}.")
+    model.load_state_dict(weights)
     if attention is None:
-        model.trunk.encoder.draw = int(configuration.get("draw", 0))
+        model.trunk.encoder.draw = draw
     return model.eval(), configuration
+
+
+def _misfits(model: ProteinModel, weights: dict[str, torch.Tensor]) -> list[str]:
+    expected = model.state_dict()
+    return [
+        *(f"{name} is missing" for name in expected if name not in weights),
+        *(f"{name} belongs to no part of the model" for name in weights if name not in expected),
+        *(
+            f"{name} has shape {list(tensor.shape)} where {list(expected[name].shape)} is needed"
+            for name, tensor in weights.items()
+            if name in expected and tensor.shape != expected[name].shape
+        ),
+    ]
 
 
 def build_model(configuration: dict[str, Any], *, attention: dict[str, Any] | None = None) -> ProteinModel:
@@ -150,12 +178,15 @@ def initialise_from(model: ProteinModel, path: Path | str) -> list[str]:
 
     Random features keep the projections of `model`, whose attention need not be the folder's.
     """
-    source, configuration = load_model(path)
+    source, _ = load_model(path)
     theirs, ours = source.trunk.config(), model.trunk.config()
-    differing = [k for k in ("hidden_size", "num_layers", "num_heads", "intermediate_size") if theirs[k] != ours[k]]
+    shape = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "vocabulary_size")
+    differing = [k for k in shape if theirs[k] != ours[k]]
     if differing:
         told = ", ".join(f"{k} is {theirs[k]} there and {ours[k]} here" for k in differing)
-        raise ProtformerError(f"init_from={path}: the model folder has another shape ({told}); choose its model= group.")
+        raise ProtformerError(
+            f"init_from={path}: the model folder has another shape ({told}); choose its model= group."
+        )
     weights = {k: v for k, v in source.trunk.state_dict().items() if ".attention." not in k}
     model.trunk.load_state_dict(weights, strict=False)
     copied = ["trunk"]

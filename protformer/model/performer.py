@@ -72,7 +72,7 @@ class Performer(nn.Module):
         if longest == 0:
             raise ValueError("a sequence needs at least one position: the input has length 0")
         if lengths is None:
-            rows = x.reshape(batch * longest, -1)
+            rows = x.flatten(0, 1)
             cu_seqlens = torch.arange(batch + 1, device=x.device, dtype=torch.int32) * longest
         else:
             if lengths.shape != (batch,) or bool(((lengths < 1) | (lengths > longest)).any()):

@@ -1,5 +1,7 @@
 """Rotary position embedding, half-rotation, base 10000 (arXiv 2104.09864, as ESM-2 applies it)."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -7,6 +9,8 @@ from torch import Tensor, nn
 
 class Rotary(nn.Module):
     """Angles of each packed position; positions start at 0 in every segment."""
+
+    inv_freq: Tensor
 
     def __init__(self, *, head_dim: int, base: float = 10_000.0) -> None:
         super().__init__()
@@ -16,13 +20,21 @@ class Rotary(nn.Module):
         inverse = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
         self.register_buffer("inv_freq", inverse)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rotary":
+        # `model.bfloat16()` and its like move the frequencies and leave their type: rounded to 8 bits they would turn
+        # position 1,000 by a wrong angle of a radian.
+        frequencies: Tensor = self.inv_freq
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != frequencies.dtype:
+            self.inv_freq = frequencies.to(self.inv_freq.device)
+        return self
+
     def forward(
         self, positions: Int[Tensor, "total"]
     ) -> tuple[Float[Tensor, "total 1 head_dim"], Float[Tensor, "total 1 head_dim"]]:
         """cos and sin of each angle in fp32, to be used by every layer."""
-        inverse: Tensor = self.inv_freq
         # bf16 counts whole numbers to 256 only: angles of long proteins need fp32 whatever autocast says
-        angles = positions.to(torch.float32)[:, None] * inverse.to(torch.float32)[None, :]
+        angles = positions.to(torch.float32)[:, None] * self.inv_freq.to(torch.float32)[None, :]
         angles = torch.cat([angles, angles], dim=1)[:, None, :]
         return angles.cos(), angles.sin()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protformer.data.simulate.family import SPLITS, TRAIN, UNSEEN, Family, Settings, draw_family
+from protformer.data.simulate.family import SPLITS, TRAIN, Family, Settings, draw_family
 from protformer.data.simulate.profiles import STATE_OF_SITE, Site
 from protformer.data.simulate.substitution import RESIDUES
 from protformer.data.simulate.tree import newick
@@ -22,7 +22,7 @@ TREES_NAME = "trees.nwk"
 LINE = 80  # residues a line of FASTA
 
 
-class _Tally:
+class Tally:
     """Sums over the residues of one split, from which its perplexities follow."""
 
     def __init__(self) -> None:
@@ -83,6 +83,10 @@ def check(settings: Settings) -> None:
             f"Lengths must satisfy 30 <= min <= median <= max, not {settings.min_length}, {settings.median_length:g}, "
             f"{settings.max_length}."
         )
+    if not 0 < settings.held_out <= 0.3:
+        raise ProtformerError(f"--held-out must be above 0 and at most 0.3 (it is taken twice), not {settings.held_out:g}.")
+    if not 0 < settings.depth[0] <= settings.depth[1]:
+        raise ProtformerError(f"--depth takes two positive numbers, the lower first, not {settings.depth}.")
     if settings.seed < 0:
         raise ProtformerError(f"--seed must be 0 or more, not {settings.seed}.")
 
@@ -94,7 +98,7 @@ def draw_families(settings: Settings) -> Iterator[Family]:
 
 
 def _write(settings: Settings, parts: dict[str, Path], progress: Callable[[str], None] | None) -> dict:
-    tallies = {split: _Tally() for split in SPLITS}
+    tallies = {split: Tally() for split in SPLITS}
     seen: set[str] = set()
     duplicates = 0
     folds: dict[str, int] = {}
@@ -146,7 +150,7 @@ def _names(family: Family) -> list[str]:
     return [family.identifier(leaf) for leaf in range(len(family.split))]
 
 
-def _contents(tally: _Tally) -> dict:
+def _contents(tally: Tally) -> dict:
     lengths = np.array(tally.lengths)
     states = np.array([tally.counts[[s == state for s in STATE_OF_SITE]].sum() for state in "HEC"])
     contents = {
@@ -167,8 +171,8 @@ EXPLAINED = {
     "unigram": "residue frequencies of train.fasta, on this file",
     "three_states": "the same, given the H/E/C label of the residue",
     "state_oracle": "the same, given the site class: state and face, or position in a turn or cap",
-    "best_reachable": "exp of the mean entropy given everything but the residue (protformer.data.simulate.bound); no model "
-    "that has not seen the sequence can be better, but for the luck of the draw",
+    "best_reachable": "exp of the mean entropy given everything but the residue (protformer.data.simulate.bound); at "
+    "masked positions no model that has not seen the sequence can be better, but for the luck of the draw",
     "best_reachable_95": "where the mean loss of the true posterior would fall 95 times in 100, its scatter taken over families",
     "realised": "exp of the mean loss of that posterior on these very residues; differs from best_reachable by luck alone",
     "contacts": "share of residues in a covarying pair, and the best reachable perplexity at those with and without sight "
@@ -176,7 +180,7 @@ EXPLAINED = {
 }
 
 
-def perplexities(tally: _Tally, training_counts: np.ndarray) -> dict:
+def perplexities(tally: Tally, training_counts: np.ndarray) -> dict:
     """The floors and the bound of one file, as perplexities. `training_counts` [classes, 20] of train.fasta."""
     counts = tally.counts
     states = np.array([[s == state for s in STATE_OF_SITE] for state in "HEC"], dtype=float)
@@ -206,5 +210,3 @@ def _perplexity(counts: np.ndarray, training_counts: np.ndarray) -> float:
     frequencies = smoothed / smoothed.sum(1, keepdims=True)
     return round(float(np.exp(-(counts * np.log(frequencies)).sum() / counts.sum())), 3)
 
-
-__all__ = ["EXPLAINED", "UNSEEN", "check", "draw_families", "perplexities", "simulate"]

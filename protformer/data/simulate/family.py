@@ -45,7 +45,7 @@ class Settings:
     max_length: int = 700
     depth: tuple[float, float] = (1.0, 2.4)
     rate_shape: float = 1.0
-    genome_bias: float = 0.4
+    genome_bias: float = 0.5
     seed: int = 1
 
     def with_residues(self, residues: int) -> "Settings":
@@ -110,7 +110,7 @@ def draw_family(settings: Settings, index: int) -> Family:
     ancestor = draw_ancestor(rng, int(np.clip(length, settings.min_length, settings.max_length)))
     tree = draw_tree(rng, settings.unseen_members if unseen else settings.members, rng.uniform(*settings.depth))
     split = [UNSEEN if unseen else TRAIN] * len(tree.leaves)
-    if not unseen and settings.held_out:
+    if not unseen:
         for name, clade in zip((VALID, TEST), draw_clades(rng, tree, settings.held_out, 2), strict=True):
             split = [name if inside else old for inside, old in zip(clade, split, strict=True)]
     alignment = draw_alignment(rng, ancestor, tree)

@@ -39,7 +39,7 @@ class Ancestor(NamedTuple):
 
 def helix(rng: np.random.Generator) -> list[int]:
     """A helix with its caps: N-cap, first residue, body with one buried face, C-cap."""
-    length = int(np.clip(round(rng.gamma(4.0, 2.0)) + 5, 6, 34))
+    length = int(np.clip(round(rng.gamma(4.0, 2.2)) + 5, 6, 36))
     angle = np.arange(length) * (2 * np.pi / 3.6) + rng.uniform(0, 2 * np.pi)
     buried = np.cos(angle) > 0.1
     body = np.where(buried, Site.HELIX_BURIED, Site.HELIX_EXPOSED).tolist()

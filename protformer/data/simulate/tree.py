@@ -85,8 +85,8 @@ def build_tree(parents: np.ndarray, lengths: np.ndarray) -> Tree:
 def draw_clades(rng: np.random.Generator, tree: Tree, fraction: float, count: int) -> list[Bool[np.ndarray, " leaves"]]:
     """`count` disjoint whole clades, each of about `fraction` of the leaves, as masks over the leaves.
 
-    Each is drawn from the clades (single leaves too) of half to twice the wanted size, or is one of the nearest in size
-    where there is none. What is left over is never empty for fraction * count < 1 / 2 on four leaves or more.
+    Each is drawn from the clades (single leaves too) of half to twice the wanted size, or from the nearest in size where
+    there is none. No clade takes more than a share 1 / (count + 1) of the leaves, so that as much is left over.
     """
     leaves = len(tree.leaves)
     wanted = max(1.0, fraction * leaves)
@@ -95,6 +95,7 @@ def draw_clades(rng: np.random.Generator, tree: Tree, fraction: float, count: in
     masks = []
     for _ in range(count):
         free = np.array([not taken[a:b].any() for a, b in zip(tree.first_leaf, tree.last_leaf, strict=True)])
+        free &= sizes * (count + 1) <= leaves
         misfit = np.abs(np.log(sizes / wanted))
         candidates = np.flatnonzero(free & (misfit <= max(np.log(2), misfit[free].min())))
         node = int(rng.choice(candidates))
