@@ -70,10 +70,11 @@ def store(out: Tensor, a: int, b: int, rows: Tensor) -> None:
 def guarded(denominator: Tensor, context: ChunkContext) -> Tensor:
     """A denominator that can be divided by, whatever the inputs.
 
-    Bidirectional exponential features give at least 1 and pass unchanged. In a causal row features of huge norm can
-    underflow; signed features can sum to zero, and there a floor relative to their count bounds the output.
+    Bidirectional exponential features give at least 1 and pass unchanged; causal ones that underflow are recomputed by
+    `favor_causal`. Signed features can sum to zero, and there a floor relative to their count bounds the output.
     """
     if context.family.signed:
         floor = 1e-6 * context.weight.shape[-2]
-        return torch.where(denominator.abs() < floor, torch.copysign(torch.full_like(denominator, floor), denominator), denominator)
+        floors = torch.copysign(torch.full_like(denominator, floor), denominator)
+        return torch.where(denominator.abs() < floor, floors, denominator)
     return denominator.clamp_min(torch.finfo(context.dtype).tiny)

@@ -1,7 +1,8 @@
 """The Performer's operator: one custom op for all feature maps, O(total x dim) memory, hand-derived backward.
 
-Chunks of tokens that stay in cache go through projection, features and state; the [total x features] matrices are never
-kept, the backward recomputes them. Logits, stabilisers and accumulators are fp32 (fp64 for fp64 inputs) whatever the input type.
+Chunks of tokens that stay in cache go through projection, features and state; the [total x features] matrices are
+never kept, the backward recomputes them. Logits, stabilisers and accumulators are fp32 (fp64 for fp64 inputs) whatever
+the input type.
 
 It is a `torch.library` operator because an `autograd.Function` that reads `cu_seqlens` breaks a compiled graph; and
 because autograd does not reach into an operator, `protformer.features.families` brings the derivatives.
@@ -13,6 +14,7 @@ and backward, with G = [d_out / denominator, -(d_out . out) / denominator]:
 Stabilisers cancel between numerator and denominator, so no gradient goes through them.
 """
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -22,7 +24,7 @@ from protformer.attention.favor_causal import causal_backward, causal_forward
 from protformer.attention.favor_chunk import ChunkContext, chunk_ranges, guarded, heads_first, store, with_ones
 from protformer.features.families import family as make_family
 
-# Tokens per chunk: with 8 heads and 256 features a chunk's features take 4 MB in fp32, which a server core's caches hold.
+# Tokens per chunk: with 8 heads and 256 features a chunk's features take 4 MB in fp32, which a server's caches hold.
 CHUNK = 512
 # In causal attention a chunk also has a [chunk x chunk] matrix, which a longer one would make the larger cost.
 CAUSAL_CHUNK = 128
@@ -62,7 +64,7 @@ def favor_attention(
     schema="(Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, Tensor projection, str family, float epsilon,"
     " bool causal) -> (Tensor, Tensor)",
 )
-def _favor(query, key, value, cu_seqlens, projection, family, epsilon, causal):  # noqa: ANN
+def _favor(query, key, value, cu_seqlens, projection, family, epsilon, causal):
     out = torch.zeros_like(value)
     context = ChunkContext.of(query, projection, make_family(family, epsilon))
     denominators = query.new_ones(query.shape[1], query.shape[0], dtype=context.dtype)
@@ -75,7 +77,7 @@ def _favor(query, key, value, cu_seqlens, projection, family, epsilon, causal): 
 
 
 @_favor.register_fake
-def _favor_fake(query, key, value, cu_seqlens, projection, family, epsilon, causal):  # noqa: ANN
+def _favor_fake(query, key, value, cu_seqlens, projection, family, epsilon, causal):
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     return torch.empty_like(value), query.new_empty(query.shape[1], query.shape[0], dtype=dtype)
 
@@ -83,12 +85,10 @@ def _favor_fake(query, key, value, cu_seqlens, projection, family, epsilon, caus
 @torch.library.custom_op(
     "protformer::favor_backward",
     mutates_args=(),
-    schema="(Tensor grad_out, Tensor out, Tensor denominators, Tensor query, Tensor key, Tensor value, Tensor cu_seqlens,"
-    " Tensor projection, str family, float epsilon, bool causal) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad_out, Tensor out, Tensor denominators, Tensor query, Tensor key, Tensor value,"
+    " Tensor cu_seqlens, Tensor projection, str family, float epsilon, bool causal) -> (Tensor, Tensor, Tensor)",
 )
-def _favor_backward(
-    grad_out, out, denominators, query, key, value, cu_seqlens, projection, family, epsilon, causal
-):  # noqa: ANN
+def _favor_backward(grad_out, out, denominators, query, key, value, cu_seqlens, projection, family, epsilon, causal):
     grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
     context = ChunkContext.of(query, projection, make_family(family, epsilon))
     backward = causal_backward if causal else _backward_segment
@@ -102,11 +102,11 @@ def _favor_backward(
 @_favor_backward.register_fake
 def _favor_backward_fake(
     grad_out, out, denominators, query, key, value, cu_seqlens, projection, family, epsilon, causal
-):  # noqa: ANN
+):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
-def _setup_context(ctx, inputs, output):  # noqa: ANN
+def _setup_context(ctx, inputs, output):
     query, key, value, cu_seqlens, projection, family, epsilon, causal = inputs
     out, denominators = output
     ctx.save_for_backward(out, denominators, query, key, value, cu_seqlens, projection)
@@ -114,7 +114,7 @@ def _setup_context(ctx, inputs, output):  # noqa: ANN
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_out, _grad_denominators):  # noqa: ANN
+def _backward(ctx, grad_out, _grad_denominators):
     if grad_out is None:
         return (None,) * 8
     grads = torch.ops.protformer.favor_backward(grad_out, *ctx.saved_tensors, *ctx.settings)
@@ -126,7 +126,7 @@ _favor.register_autograd(_backward, setup_context=_setup_context)
 
 def _segments(cu_seqlens: Tensor) -> Iterator[tuple[int, int]]:
     offsets = cu_seqlens.tolist()
-    return ((a, b) for a, b in zip(offsets[:-1], offsets[1:], strict=True) if b > a)
+    return ((a, b) for a, b in itertools.pairwise(offsets) if b > a)
 
 
 def _forward_segment(

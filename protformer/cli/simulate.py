@@ -23,8 +23,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser = subparsers.add_parser(
         "simulate",
         help="make simulated protein families with known states, trees and best reachable perplexity",
-        description="Simulate protein families: ancestors from a grammar of helices, strands and coils, evolved down trees "
-        "under a published substitution model, with insertions, deletions and positions that covary.",
+        description="Simulate protein families: ancestors from a grammar of helices, strands and coils, evolved down "
+        "trees under a published substitution model, with insertions, deletions and positions that covary.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -71,7 +71,13 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     nature = parser.add_argument_group("what kind")
     add = nature.add_argument
-    add("--median-length", type=float, default=default.median_length, metavar="L", help="residues (default %(default)g)")
+    add(
+        "--median-length",
+        type=float,
+        default=default.median_length,
+        metavar="L",
+        help="of ancestors (default %(default)g)",
+    )
     add("--min-length", type=int, default=default.min_length, metavar="L", help="of an ancestor (default %(default)s)")
     add("--max-length", type=int, default=default.max_length, metavar="L", help="of an ancestor (default %(default)s)")
     add(

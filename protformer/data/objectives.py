@@ -158,7 +158,7 @@ class ResidueTargets:
         self.corpus = corpus
         self.targets = targets
         counted = targets >= 0
-        weights = counted.astype(np.float64) if class_weights is None else np.where(counted, class_weights[targets], 0.0)
+        weights = counted.astype(np.float64) if class_weights is None else np.where(counted, class_weights[np.maximum(targets, 0)], 0.0)
         ends = np.concatenate([[0.0], np.cumsum(weights)])
         self._weights = ends[corpus.offsets[1:]] - ends[corpus.offsets[:-1]]
 

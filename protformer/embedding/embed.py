@@ -21,7 +21,9 @@ from protformer.data.corpus import Corpus
 from protformer.errors import ProtformerError
 from protformer.model import Pooling, ProteinModel
 
-BATCH_TOKENS = 16_384
+# Tokens of a batch. A GPU wants many; on a CPU activations should stay in the caches: at ESM-2 8M's size one core gave
+# 4,500 residues per second in fp32 and 6,900 in bf16 with 16,384 tokens, 4,800 and 8,600 with 4,096.
+BATCH_TOKENS = {"cuda": 16_384, "cpu": 4_096}
 SPECIALS = 2  # <cls> and <eos> of each segment
 # A window is this many batches: enough to sort by length in. Matrices per residue are large, so their window is also
 # held to this many bytes (or to one batch, where that is more).
@@ -45,7 +47,7 @@ def embed_corpus(
     corpus: Corpus,
     *,
     per_residue: bool = False,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     precision: Precision = "fp32",
     on_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Float32[np.ndarray, "..."]]:
@@ -55,7 +57,7 @@ def embed_corpus(
 
     Args:
         per_residue: `[residues, hidden]` for each sequence instead of their mean, `[hidden]`. Specials are in neither.
-        batch_tokens: budget of a batch, `<cls>` and `<eos>` counted.
+        batch_tokens: budget of a batch, `<cls>` and `<eos>` counted; by default what suits the device.
         precision: of the arithmetic; "bf16" is autocast, with norms, residual stream and pooling in fp32.
         on_batch: called after each batch with the residues that it held.
 
@@ -65,6 +67,8 @@ def embed_corpus(
     """
     if model.training:
         raise ValueError("the model is in training mode, where dropout makes vectors random: call model.eval() first")
+    if batch_tokens is None:
+        batch_tokens = BATCH_TOKENS["cpu" if model.trunk.embedding.weight.device.type == "cpu" else "cuda"]
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens must be at least 1, not {batch_tokens}")
     return _in_order(model, corpus, per_residue, batch_tokens, precision, on_batch)

@@ -14,7 +14,7 @@ from protformer import __version__
 from protformer.data.alphabet import TOKENS
 from protformer.data.corpus import Noted, ReadReport
 from protformer.data.fasta import expand_paths
-from protformer.embedding.embed import BATCH_TOKENS, Precision, choose_device, embed_corpus
+from protformer.embedding.embed import Precision, choose_device, embed_corpus
 from protformer.embedding.keys import safe_key
 from protformer.embedding.records import Records
 from protformer.embedding.store import EmbeddingWriter, Failure, failures_path, write_failures
@@ -77,7 +77,7 @@ def embed_fasta(
     output: Path | str,
     *,
     per_residue: bool = False,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     force: bool = False,

@@ -65,7 +65,7 @@ class FeatureMap(nn.Module, ABC):
     def forward(
         self, query: Float[Tensor, "tokens heads dim"], key: Float[Tensor, "tokens heads dim"]
     ) -> tuple[Float[Tensor, "tokens heads features"], Float[Tensor, "tokens heads features"]]:
-        """Unstabilised features in the type of the inputs: overflow is the caller's to avoid (small inputs, float64)."""
+        """Unstabilised features in the type of the inputs: overflow is the caller's to avoid (small inputs, fp64)."""
         return self._direct(query), self._direct(key)
 
     def _direct(self, x: Tensor) -> Tensor:

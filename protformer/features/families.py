@@ -1,18 +1,18 @@
 """The element-wise half of every feature map: from logits to features and back, with the stabiliser that cancels.
 
 A map's features are `f(x W^T)`; the matrix products are the attention operator's business, which walks chunks that
-stay in cache and recomputes them in the backward. What differs between maps is what happens to one chunk of logits, and
-that is a `Family`: three small classes of pure functions, with hand-derived derivatives, because autograd does not reach
-into a custom operator.
+stay in cache and recomputes them in the backward. What differs between maps is what happens to one chunk of logits,
+and that is a `Family`: three small classes of pure functions, with hand-derived derivatives, because autograd does not
+reach into a custom operator.
 
-Shapes in this file: logits `[heads, tokens, features]`, half_norm `[heads, tokens, 1]` is |x|^2 / 2 of the scaled input,
-a stabiliser is `[heads, 1, features]` or `[heads, 1, 1]`.
+Shapes in this file: logits `[heads, tokens, features]`, half_norm `[heads, tokens, 1]` is |x|^2 / 2 of the scaled
+input, a stabiliser is `[heads, 1, features]` or `[heads, 1, 1]`.
 
 Why the stabiliser is per feature for the exponential family: with M_i the maximum over a segment's keys of feature i's
-logit, features exp(k_i - M_i) and exp(q_i + M_i - max_j(q_j + M_j)) have the same ratio of numerator and denominator as
-the unscaled ones, and the denominator is never below 1: the feature that attains the query's maximum meets the key that
-attains M_i. One maximum over all features (the usual choice) can underflow to 0/0 when queries and keys prefer different
-features; this cannot, and costs nothing more.
+logit, features exp(k_i - M_i) and exp(q_i + M_i - max_j(q_j + M_j)) have the same ratio of numerator and denominator
+as the unscaled ones, and the denominator is never below 1: the feature that attains the query's maximum meets the key
+that attains M_i. One maximum over all features (the usual choice) can underflow to 0/0 when queries and keys prefer
+different features; this cannot, and costs nothing more.
 """
 
 from typing import Protocol, runtime_checkable

@@ -14,7 +14,7 @@ from protformer.features.projections import orthogonal
 
 
 class GeneralizedFeatures(FeatureMap):
-    """`activation` is one of relu, squared_relu, elu (elu + 1), softplus, sigmoid; epsilon keeps denominators positive."""
+    """`activation`: relu, squared_relu, elu (elu + 1), softplus or sigmoid; epsilon keeps denominators positive."""
 
     estimates_softmax = False
 

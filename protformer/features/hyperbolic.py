@@ -1,6 +1,7 @@
 """Hyperbolic features: phi(x) = (2m)^-1/2 [exp(w.x - |x|^2/2), exp(-w.x - |x|^2/2)] (arXiv 2009.14794, lemma 1).
 
-Antithetic pairs of positive features: MSE is 1/2 (1 - e^{-|z|^2}) times that of as many positive rows.
+Antithetic pairs of positive features: with m directions, which make 2m features, MSE is 1/2 (1 - e^{-|z|^2}) times that
+of m positive features; feature for feature it is (1 - e^{-|z|^2}) times.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""Trigonometric features: phi(x) = e^{|x|^2/2} m^-1/2 [cos(w.x), sin(w.x)] (random Fourier features; arXiv 2009.14794, eq. 5).
+"""Trigonometric features: phi(x) = e^{|x|^2/2} m^-1/2 [cos(w.x), sin(w.x)] (arXiv 2009.14794, eq. 5).
 
-Unbiased, MSE = (1/2m) e^{|z|^2} SM^-2 (1 - e^{-|x-y|^2})^2: large where the kernel is small, and an estimate can be
-negative, so that training with them is unstable. Here for comparison.
+Random Fourier features of m directions. Unbiased, MSE = (1/2m) e^{|z|^2} SM^-2 (1 - e^{-|x-y|^2})^2: large where the
+kernel is small, and an estimate can be negative, so that training with them is unstable. Here for comparison.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""ESM-2's transformer block over packed rows: pre-norm attention with rotary embedding, pre-norm feed-forward, erf GELU.
+"""ESM-2's transformer block over packed rows: pre-norm attention with rotary embedding, pre-norm erf GELU feed-forward.
 
 The projections of q, k, v and out live here and not in the attention, so that weights move between exact and Performer
 attention unchanged.
@@ -54,7 +54,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "total hidden"]:
         normed = self.attention_norm(x)
         heads = x.shape[0], self.num_heads, self.head_dim
-        # (ESM-2 scales q by head_dim^-1/2 before the rotation; rotations keep lengths, so the attention may do it after.)
+        # (ESM-2 scales q by head_dim^-1/2 before the rotation; a rotation keeps lengths, so attention may do it after.)
         query = rotate(self.query(normed).view(heads), cos, sin)
         key = rotate(self.key(normed).view(heads), cos, sin)
         mixed = self.attention(query, key, self.value(normed).view(heads), cu_seqlens)

@@ -1,7 +1,8 @@
 """The model folder: `config.json` + `model.safetensors`, what users share and embed with.
 
 Nothing in it is executed: the configuration names classes of this package only, and weights are safetensors, so a
-folder from a stranger can be wrong but not harmful. Both files are written to a temporary folder and renamed into place whole.
+folder from a stranger can be wrong but not harmful. Both files are written to a temporary folder and renamed into place
+whole.
 """
 
 import json
@@ -116,9 +117,7 @@ def load_model(path: Path | str, *, attention: dict[str, Any] | None = None) -> 
         draw = int(configuration.get("draw", 0))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error).strip().split("\n")[0].rstrip(".")
-        raise ProtformerError(
-            f"{folder / CONFIG_NAME} does not describe a model of this version: {reason}."
-        ) from error
+        raise ProtformerError(f"{folder / CONFIG_NAME} does not describe a model of this version: {reason}.") from error
     try:
         weights = load_file(folder / WEIGHTS_NAME)
     except (SafetensorError, OSError) as error:

@@ -2,17 +2,16 @@
 
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int32
 from torch import Tensor, nn
 from torch.nn.functional import linear
-
-import torch
 
 from protformer.model.pooling import Pooling, PoolingName
 
 
 class LanguageModelHead(nn.Module):
-    """ESM-2's: dense, erf GELU, layer norm, then the tied embedding and a bias: `[total, hidden] -> [total, vocabulary]`."""
+    """ESM-2's: dense, erf GELU, layer norm, the tied embedding and a bias: `[total, hidden] -> [total, vocabulary]`."""
 
     def __init__(self, *, hidden_size: int, vocabulary_size: int = 33) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """The library door: a Performer over continuous inputs `[batch, length, embed_dim]`, for use inside other models.
 
-The padded rectangle is this door's convenience; inside, sequences are packed, so padding costs no attention and no mask can be wrong.
+The padded rectangle is this door's convenience; inside, sequences are packed, so padding costs no attention and no mask
+can be wrong.
 """
 
 from typing import Any
@@ -67,7 +68,7 @@ class Performer(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch length embed_dim"], lengths: Int[Tensor, "batch"] | None = None
     ) -> Float[Tensor, "batch hidden"]:
-        """`lengths` (1 to `length` each) says how many positions of each row are real; all of them when it is absent."""
+        """`lengths` (1 to `length` each) says how many positions of each row are real: all of them when absent."""
         batch, longest, _ = x.shape
         if longest == 0:
             raise ValueError("a sequence needs at least one position: the input has length 0")
@@ -102,7 +103,7 @@ class Performer(nn.Module):
 
     @staticmethod
     def recommended_defaults() -> dict[str, Any]:
-        """Optimiser settings to start from: the paper's protein runs (arXiv 2009.14794, appendix), with AdamW for Adam."""
+        """Optimiser settings to start from: the paper's protein runs (arXiv 2009.14794), with AdamW for Adam."""
         return {
             "learning_rate": 1e-3,
             "betas": (0.9, 0.98),

@@ -15,8 +15,8 @@ POOLINGS = ("mean", "attention", "first", "last")
 class Pooling(nn.Module):
     """`[total, hidden] -> [segments, hidden]`.
 
-    mean: the mean over residues. attention: a softmax-weighted mean over residues, with a learned query. first, last: the row of
-    the first or last token, which are the specials when the segments have them.
+    mean: the mean over residues. attention: a softmax-weighted mean over residues, with a learned query. first, last:
+    the row of the first or last token, which are the specials when the segments have them.
 
     With `specials`, each segment's first and last rows are specials; a segment of specials alone pools to zero.
     """

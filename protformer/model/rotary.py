@@ -21,8 +21,8 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", inverse)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rotary":
-        # `model.bfloat16()` and its like move the frequencies and leave their type: rounded to 8 bits they would turn
-        # position 1,000 by a wrong angle of a radian.
+        # `model.bfloat16()` and its like leave the frequencies' type: rounded to 8 bits, an angle of 1,000 radians
+        # would be off by two.
         frequencies: Tensor = self.inv_freq
         super()._apply(fn, recurse)
         if self.inv_freq.dtype != frequencies.dtype:

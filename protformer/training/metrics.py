@@ -29,7 +29,8 @@ class SumOverCount(Metric):
 
 
 class SequenceSums(Metric):
-    """NLL and targets per record, for intervals over proteins: `compute` gives `[records, 3]` of (record, sum, count)."""
+    """NLL and targets per record, for intervals over proteins: `compute` gives `[records, 3]` of (record, sum, count),
+    by record."""
 
     full_state_update = False
     rows: list[Tensor]
@@ -46,5 +47,7 @@ class SequenceSums(Metric):
 
     def compute(self) -> Float[Tensor, "records 3"]:
         if isinstance(self.rows, Tensor):
-            return self.rows
-        return torch.cat(self.rows) if self.rows else torch.zeros(0, 3, dtype=torch.float64)
+            rows = self.rows
+        else:
+            rows = torch.cat(self.rows) if self.rows else torch.zeros(0, 3, dtype=torch.float64)
+        return rows[rows[:, 0].argsort()]  # the order of records, not that of batches and ranks

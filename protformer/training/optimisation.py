@@ -44,7 +44,7 @@ class Optimisation:
         self.final_fraction = final_fraction
         self.decay_vectors = decay_vectors
 
-    def configure(self, model: nn.Module, total_steps: float) -> dict[str, Any]:
+    def configure(self, model: nn.Module, total_steps: int | float) -> dict[str, Any]:
         """What Lightning's `configure_optimizers` returns; `total_steps` may be infinite for a constant schedule."""
         if math.isinf(total_steps) and self.schedule != "constant":
             raise ValueError(
@@ -65,7 +65,7 @@ class Optimisation:
         scheduler = LambdaLR(optimizer, lambda step: self.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def factor(self, step: int, total_steps: float) -> float:
+    def factor(self, step: int, total_steps: int | float) -> float:
         """The learning rate at optimiser step `step` (from 0) as a share of the set one."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)

@@ -5,7 +5,7 @@ from io import StringIO
 
 import numpy as np
 import pytest
-from Bio import Phylo
+from Bio.Phylo import NewickIO
 
 from protformer.data.simulate import Settings, draw_family, grammar, profiles, simulate
 from protformer.data.simulate.bound import leaf_posteriors
@@ -16,7 +16,7 @@ from protformer.data.simulate.substitution import gonnet, pair_model, rate_model
 from protformer.data.simulate.tree import build_tree, draw_clades, draw_tree, newick
 from protformer.errors import ProtformerError
 
-SMALL = Settings(families=3, members=10, unseen_families=2, unseen_members=4, median_length=80, max_length=120)
+SMALL = Settings(families=3, members=10, unseen_families=2, unseen_members=4, median_length=80.0, max_length=120)
 
 
 def transition(model, time):
@@ -67,7 +67,7 @@ def test_profiles_mix_to_the_composition_of_real_proteins():
     mixture = profiles.CLASS_SHARE @ profiles.site_profiles()
     assert np.allclose(mixture, profiles.BACKGROUND, atol=1e-4)
     assert profiles.CLASS_SHARE.sum() == pytest.approx(1)
-    assert np.abs(grammar.class_share(draws=500) - profiles.CLASS_SHARE).max() < 0.025
+    assert np.abs(grammar.class_share(draws=200) - profiles.CLASS_SHARE).max() < 0.035
 
 
 def test_helices_have_a_period_of_3_6_and_strands_alternate():
@@ -104,7 +104,7 @@ def test_clades_are_whole_disjoint_and_leave_some():
         assert test.any()
         assert not (valid & test).any()
         assert (valid | test).sum() <= 2 * leaves / 3
-        parsed = Phylo.read(StringIO(newick(tree, [str(i) for i in range(leaves)])), "newick")
+        parsed = next(NewickIO.parse(StringIO(newick(tree, [str(i) for i in range(leaves)]))))
         assert [tip.name for tip in parsed.get_terminals()] == [str(i) for i in range(leaves)]
         for mask in (valid, test):
             assert parsed.is_monophyletic([tip for tip in parsed.get_terminals() if mask[int(tip.name)]])
@@ -160,7 +160,7 @@ def test_residues_follow_the_model_down_the_tree():
 def test_expected_and_realised_bound_agree_and_a_partner_helps():
     gaps, residues, entropy, alone = [], 0, 0.0, 0.0
     for index in range(12):
-        family = draw_family(Settings(families=12, members=10, median_length=80), index)
+        family = draw_family(Settings(families=12, members=10, median_length=80.0), index)
         mask = family.present & (np.array(family.split) != "train")[:, None]
         gaps.append((family.bound.loss - family.bound.entropy)[mask].sum())
         residues += mask.sum()

@@ -12,20 +12,27 @@ from torch import Tensor
 from protformer.attention import ExactAttention, FavorAttention
 from protformer.features import GeneralizedFeatures, HyperbolicFeatures, PositiveFeatures
 from protformer.model import Encoder, LanguageModelHead, ProteinEncoder, ProteinModel
+from protformer.model.block import Block
 from protformer.model.rotary import Rotary, rotate, segment_positions
 
 LENGTHS = [7, 2, 12, 3]
 CLS, EOS, MASK = 0, 2, 32
 ATTENTIONS = {
     "exact": lambda causal: lambda **shape: ExactAttention(**shape, causal=causal),
-    "positive": lambda causal: lambda **shape: FavorAttention(
-        **shape, features=lambda **s: PositiveFeatures(num_features=16, **s), causal=causal
+    "positive": lambda causal: (
+        lambda **shape: FavorAttention(
+            **shape, features=lambda **s: PositiveFeatures(num_features=16, **s), causal=causal
+        )
     ),
-    "hyperbolic": lambda causal: lambda **shape: FavorAttention(
-        **shape, features=lambda **s: HyperbolicFeatures(num_features=16, **s), causal=causal
+    "hyperbolic": lambda causal: (
+        lambda **shape: FavorAttention(
+            **shape, features=lambda **s: HyperbolicFeatures(num_features=16, **s), causal=causal
+        )
     ),
-    "relu": lambda causal: lambda **shape: FavorAttention(
-        **shape, features=lambda **s: GeneralizedFeatures(num_features=16, **s), causal=causal
+    "relu": lambda causal: (
+        lambda **shape: FavorAttention(
+            **shape, features=lambda **s: GeneralizedFeatures(num_features=16, **s), causal=causal
+        )
     ),
 }
 
@@ -37,6 +44,7 @@ def make(attention: str, *, causal: bool = False, token_dropout: bool = False, *
     model = ProteinModel(trunk=trunk, head=LanguageModelHead(hidden_size=16))
     with torch.no_grad():  # as initialised queries and keys are so small that attention is nearly uniform
         for block in encoder.blocks:
+            assert isinstance(block, Block)
             for layer in (block.query, block.key):
                 layer.weight.mul_(3.0)
     return model.double().eval()
@@ -199,13 +207,17 @@ def test_checkpointed_activations_give_the_same_gradients(attention):
 
 def test_layers_have_different_projections_and_a_draw_can_be_made_again():
     encoder = make("positive").trunk.encoder.float()
-    first = [a.features.projection.clone() for a in encoder.attentions if isinstance(a, FavorAttention)]
+
+    def projections() -> list[Tensor]:
+        return [a.features.projection.clone() for a in encoder.attentions if isinstance(a, FavorAttention)]
+
+    first = projections()
     assert not torch.equal(first[0], first[1])
     encoder.redraw_(3)
     assert encoder.draw == 3
-    assert not any(torch.equal(a, b.features.projection) for a, b in zip(first, encoder.attentions, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, projections(), strict=True))
     encoder.redraw_(0)
-    assert all(torch.equal(a, b.features.projection) for a, b in zip(first, encoder.attentions, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, projections(), strict=True))
 
 
 def test_wrong_shapes_are_refused_at_construction():

@@ -1,22 +1,24 @@
 """The best reachable perplexity: what a residue leaves open to a reader who knows everything but that residue.
 
 A model that was trained on the training file T and reads the other residues of a sequence predicts residue X with an
-expected loss of at least H(X | T, rest of the sequence), whatever the model. More knowledge can only lower an entropy, so
+expected loss of at least H(X | T, rest of the sequence), whatever the model. More knowledge can only lower an
+entropy, so
 
     loss >= H(X | T, rest of the sequence, Z)      for any Z;
 
 take for Z the whole truth of the simulator but the residues: tree, branch lengths, alignment, site classes, rates,
-contacts and rate models. Given Z, columns are independent of each other but for the two of a contact. All that then tells
-about X is its own column in the training sequences and, in a contact, the partner's column and the partner's residue in
-this sequence. The posterior p(X | ...) follows exactly from Felsenstein's pruning (J Mol Evol 17:368, 1981), on 20 states
-for a column and on 400 for a contact, with the held-out leaf as the one whose state is asked. The bound of a file is the
-mean of the entropies of these posteriors, and its perplexity the exponential of that mean.
+contacts and rate models. Given Z, columns are independent of each other but for the two of a contact. All that then
+tells about X is its own column in the training sequences and, in a contact, the partner's column and the partner's
+residue in this sequence. The posterior p(X | ...) follows exactly from Felsenstein's pruning (J Mol Evol 17:368,
+1981), on 20 states for a column and on 400 for a contact, with the held-out leaf as the one whose state is asked. The
+bound of a file is the mean of the entropies of these posteriors, and its perplexity the exponential of that mean.
 
-For valid and test, T is the training members of the family. Of an unseen family T holds nothing and the posterior is the
-site's equilibrium (given the partner). Training sequences are judged as if each were new: T without itself. A model that
-memorises its training file gets below that; no other figure can be passed except by luck, which the standard error of the
-mean over proteins measures. What is given away to the bound (the alignment, the classes) a model has to infer: real models
-end well above.
+For valid and test, T is the training members of the family. Of an unseen family T holds nothing and the posterior is
+the site's equilibrium (given the partner). Training sequences are judged as if each were new: T without itself. A
+model that memorises its training file gets below that; no other figure can be passed except by luck, which the
+scatter of the realised losses over families measures. It speaks of masked positions: where a target is left as it is
+(a tenth, under 80/10/10) a model can copy it. What is given away to the bound (the alignment, the classes) a
+model has to infer: real models end well above.
 """
 
 from typing import NamedTuple
@@ -32,8 +34,9 @@ from protformer.data.simulate.tree import Tree
 class Bound(NamedTuple):
     """Per leaf and column, in nats; where a leaf lacks a column the entry means nothing.
 
-    entropy: of the posterior; loss: -log of the posterior at the residue that is there (its mean estimates the entropy's);
-    alone: entropy without the partner's residue, equal to `entropy` in columns of no contact; paired: columns in contacts.
+    entropy: of the posterior; loss: -log of the posterior at the residue that is there (its mean estimates the
+    entropy's); alone: entropy without the partner's residue, equal to `entropy` in columns of no contact; paired:
+    columns in contacts.
     """
 
     entropy: Float[np.ndarray, "leaves columns"]

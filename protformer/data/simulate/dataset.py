@@ -1,7 +1,7 @@
 """A whole simulated set: its files, and the report of what can be learnt from them.
 
-Files of a set, all plain text: `<split>.fasta` and `<split>.tsv` (columns id, family, split, states) for the splits train,
-valid, test and unseen; `trees.nwk`, one Newick tree a family, named; and `demo.json`, the report.
+Files of a set, all plain text: `<split>.fasta` and `<split>.tsv` (columns id, family, split, states) for the splits
+train, valid, test and unseen; `trees.nwk`, one Newick tree a family, named; and `demo.json`, the report.
 """
 
 import hashlib
@@ -44,7 +44,9 @@ class Tally:
         self.families[family.name] = self.families.get(family.name, 0.0) + terms
 
 
-def simulate(settings: Settings, out: Path, *, force: bool = False, progress: Callable[[str], None] | None = None) -> dict:
+def simulate(
+    settings: Settings, out: Path, *, force: bool = False, progress: Callable[[str], None] | None = None
+) -> dict:
     """Draws the set of `settings`, writes its files into the folder `out`, and returns the report.
 
     Every file is written under a temporary name and all are renamed at the end, the report last, so that a set that was
@@ -72,7 +74,9 @@ def simulate(settings: Settings, out: Path, *, force: bool = False, progress: Ca
 def check(settings: Settings) -> None:
     """Raises ProtformerError for settings that describe no set."""
     if settings.families < 1 or settings.unseen_families < 0:
-        raise ProtformerError(f"--families must be at least 1, not {settings.families}, and --unseen-families at least 0.")
+        raise ProtformerError(
+            f"--families must be at least 1, not {settings.families}, and --unseen-families at least 0."
+        )
     if settings.members < 6 or settings.unseen_members < 2:
         raise ProtformerError(
             f"A family needs at least 6 members to be split into train, valid and test (--members {settings.members}), "
@@ -84,7 +88,9 @@ def check(settings: Settings) -> None:
             f"{settings.max_length}."
         )
     if not 0 < settings.held_out <= 0.3:
-        raise ProtformerError(f"--held-out must be above 0 and at most 0.3 (it is taken twice), not {settings.held_out:g}.")
+        raise ProtformerError(
+            f"--held-out must be above 0 and at most 0.3 (it is taken twice), not {settings.held_out:g}."
+        )
     if not 0 < settings.depth[0] <= settings.depth[1]:
         raise ProtformerError(f"--depth takes two positive numbers, the lower first, not {settings.depth}.")
     if settings.seed < 0:
@@ -173,10 +179,12 @@ EXPLAINED = {
     "state_oracle": "the same, given the site class: state and face, or position in a turn or cap",
     "best_reachable": "exp of the mean entropy given everything but the residue (protformer.data.simulate.bound); at "
     "masked positions no model that has not seen the sequence can be better, but for the luck of the draw",
-    "best_reachable_95": "where the mean loss of the true posterior would fall 95 times in 100, its scatter taken over families",
-    "realised": "exp of the mean loss of that posterior on these very residues; differs from best_reachable by luck alone",
-    "contacts": "share of residues in a covarying pair, and the best reachable perplexity at those with and without sight "
-    "of the partner in the same sequence",
+    "best_reachable_95": "where the mean loss of the true posterior would fall 95 times in 100, with its scatter "
+    "over families",
+    "realised": "exp of the mean loss of that posterior on these very residues; differs from best_reachable by luck "
+    "alone",
+    "contacts": "share of residues in a covarying pair, and the best reachable perplexity at those with and without "
+    "sight of the partner in the same sequence",
 }
 
 
@@ -187,7 +195,8 @@ def perplexities(tally: Tally, training_counts: np.ndarray) -> dict:
     terms = np.array(list(tally.families.values()))
     entropy, loss, paired, alone, pairs = terms.sum(0)
     residues = counts.sum()
-    error = 1.96 * np.sqrt(((terms[:, 1] - terms[:, 0]) ** 2).sum()) / residues  # members of a family are not independent
+    # Scatter over families, because members of one are not independent.
+    error = 1.96 * np.sqrt(((terms[:, 1] - terms[:, 0]) ** 2).sum()) / residues
     best = entropy / residues
     return {
         "unigram": _perplexity(counts.sum(0, keepdims=True), training_counts.sum(0, keepdims=True)),
@@ -209,4 +218,3 @@ def _perplexity(counts: np.ndarray, training_counts: np.ndarray) -> float:
     smoothed = training_counts + 1.0
     frequencies = smoothed / smoothed.sum(1, keepdims=True)
     return round(float(np.exp(-(counts * np.log(frequencies)).sum() / counts.sum())), 3)
-

@@ -1,10 +1,10 @@
 """One family: an ancestor's columns carried down a tree by substitutions, insertions and deletions.
 
-Two processes that do not see each other. Insertions and deletions decide which alignment columns each node has; they act
-in loops, leave contacts alone, and a column keeps its site class for ever, so that a residue's state follows it. The
-residues of all columns then evolve from the root, whether or not a node has the column. For columns inserted later this
-is no shortcut: the process is stationary, so the residue it has at the insertion is a draw from the column's equilibrium,
-which is what an inserted residue should be.
+Two processes that do not see each other. Insertions and deletions decide which alignment columns each node has; they
+act in loops, leave contacts alone, and a column keeps its site class for ever, so that a residue's state follows it.
+The residues of all columns then evolve from the root, whether or not a node has the column. For columns inserted
+later this is no shortcut: the process is stationary, so the residue it has at the insertion is a draw from the
+column's equilibrium, which is what an inserted residue should be.
 """
 
 from typing import NamedTuple
@@ -51,16 +51,15 @@ def draw_alignment(rng: np.random.Generator, ancestor: Ancestor, tree: Tree) -> 
         order = list(orders[tree.parents[node]])
         loops = sum(sites[column] in FLEXIBLE for column in order)
         for _ in range(rng.poisson(INDEL_RATE * loops * tree.lengths[node])):
-            places = [i for i, column in enumerate(order) if sites[column] in FLEXIBLE and column not in fixed]
-            if not places:
+            open_to_change = [sites[column] in FLEXIBLE and column not in fixed for column in order]
+            places = np.flatnonzero(open_to_change)
+            if len(places) == 0:
                 break
-            place = places[int(rng.integers(len(places)))]
+            place = int(rng.choice(places))
             size = int(rng.geometric(1 / INDEL_MEAN))
             if rng.random() < 0.5:
-                end = place
-                while end < len(order) and end - place < size and sites[order[end]] in FLEXIBLE and order[end] not in fixed:
-                    end += 1
-                del order[place:end]
+                rigid = [i for i in range(place, min(place + size, len(order))) if not open_to_change[i]]
+                del order[place : min([*rigid, place + size])]
                 continue
             new = [sites[order[place]]] * size
             if rng.random() < NEW_ELEMENT:
@@ -97,7 +96,9 @@ def draw_groups(
     return groups
 
 
-def draw_residues(rng: np.random.Generator, tree: Tree, groups: list[Group], columns: int) -> Int[np.ndarray, "nodes columns"]:
+def draw_residues(
+    rng: np.random.Generator, tree: Tree, groups: list[Group], columns: int
+) -> Int[np.ndarray, "nodes columns"]:
     """The residue (index into RESIDUES) of every column at every node, present there or not."""
     residues = np.zeros((len(tree.parents), columns), dtype=np.int64)
     size = len(RESIDUES)

@@ -39,8 +39,8 @@ class Settings:
     unseen_families: int = 20
     unseen_members: int = 16
     held_out: float = 0.1
-    median_length: float = 150.0
-    length_spread: float = 0.45
+    median_length: float = 145.0
+    length_spread: float = 0.55
     min_length: int = 60
     max_length: int = 700
     depth: tuple[float, float] = (1.0, 2.4)
@@ -55,7 +55,8 @@ class Settings:
 
     @property
     def mean_length(self) -> float:
-        """Of a member, in residues: the lognormal's mean, and half of a last element and linker that finish an ancestor."""
+        """Of a member, in residues: the lognormal's mean, and half of a last element and linker that finish an
+        ancestor."""
         return self.median_length * float(np.exp(self.length_spread**2 / 2)) + LAST_ELEMENT
 
     def as_dict(self) -> dict:
@@ -91,7 +92,8 @@ class Family(NamedTuple):
         return _STATES[self.sites[self.columns[leaf]]].tobytes().decode()
 
     def nearest_training_identity(self, leaf: int) -> float:
-        """Share of identical residues with the nearest other training member, over the columns both have; nan if none."""
+        """Share of identical residues with the nearest other training member, over the columns both have; nan if
+        none."""
         others = [i for i, split in enumerate(self.split) if split == TRAIN and i != leaf]
         both = self.present[others] & self.present[leaf]
         same = (self.residues[others] == self.residues[leaf]) & both

@@ -1,12 +1,14 @@
 """The ancestor of a family: a string of site classes from a semi-Markov grammar, and the contacts between its sites.
 
-A fold (all alpha, all beta, alpha/beta, alpha+beta) says which element comes next; each element has a length law; linkers
-of loops and turns lie between. Within a helix one face is buried, with the period of 3.6 residues; within a strand the
-faces alternate, and the middle strands of a sheet are buried on both. Two strands joined by a tight turn form a hairpin:
-residues at equal distance from the turn face each other, and take the same side.
+A fold (all alpha, all beta, alpha/beta, alpha+beta, membrane) says which element comes next; each element has a
+length law; linkers of loops and turns lie between. Within a helix one face is buried, with the period of 3.6
+residues; within a strand the faces alternate, and the middle strands of a sheet are buried on both. Two strands
+joined by a tight turn form a hairpin: residues at equal distance from the turn face each other, and take the same
+side.
 
-Lengths are those of globular proteins (helices of about 12 residues, strands of about 6; cf. Kabsch & Sander, Biopolymers
-22:2577, 1983), drawn from shifted gamma laws.
+Lengths are drawn from shifted gamma laws: helices of about 14 residues (a little longer than those of globular
+proteins; cf. Kabsch & Sander, Biopolymers 22:2577, 1983), strands of about 6, membrane helices of 18 to 25. Some
+families have disordered tails or linkers.
 """
 
 from typing import NamedTuple

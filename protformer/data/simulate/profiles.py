@@ -5,16 +5,18 @@ residue of a turn, the cap before a helix. Its frequencies are
 
     pi_class(a) ~ background(a) * propensity_class(a) * exp(face_class * CONTRAST * hydropathy(a) / 4.5) * balance(a)
 
-with published numbers for all but CONTRAST and the face of each class. `balance` is one factor per residue, the same for
-all classes, found by iterative proportional fitting so that the mixture of the classes, in the proportions the grammar
-gives them, has the background's composition: a unigram model is then no easier here than on real proteins.
+with published numbers for all but CONTRAST, SHARPNESS (a power of the propensities) and the face of each class.
+`balance` is one factor per residue, the same for all classes, found by iterative proportional fitting so that the
+mixture of the classes, in the proportions the grammar gives them, has the background's composition: a unigram model
+is then no easier here than on real proteins.
 
 Sources. Background: mean composition of Swiss-Prot as printed in PROSITE's PS50324. Helix, strand and reverse-turn
 propensities: Williams et al., Biochim Biophys Acta 916:200 (1987), as in Creighton, Proteins (2nd ed., 1993), p. 256.
 Positions of a beta turn: Hutchinson & Thornton, Protein Sci 3:2207 (1994), overall potentials as PDBsum gives them.
-Helix ends: Richardson & Richardson, Science 240:1648 (1988): Asn 3.5 : 1 at the N-cap, Pro 2.6 : 1 after it, and Gly, which
-is the C-cap of 34 % of helices; the smaller preferences for Ser, Thr and Asp (N-cap) and Asn (C-cap) are rounded by us.
-Disorder: TOP-IDP, Campen et al., Protein Pept Lett 15:956 (2008). Hydropathy: Kyte & Doolittle, J Mol Biol 157:105 (1982), from Biopython.
+Helix ends: Richardson & Richardson, Science 240:1648 (1988): Asn 3.5 : 1 at the N-cap, Pro 2.6 : 1 after it, and Gly,
+which is the C-cap of 34 % of helices; the smaller preferences for Ser, Thr and Asp (N-cap) and Asn (C-cap) are
+rounded by us. Disorder: TOP-IDP, Campen et al., Protein Pept Lett 15:956 (2008). Hydropathy: Kyte & Doolittle, J Mol
+Biol 157:105 (1982), from Biopython.
 """
 
 from enum import IntEnum
@@ -49,11 +51,13 @@ STATE_OF_SITE = "CCCCCCCHHHEEHC"
 """Site class -> H (helix), E (strand) or C (coil)."""
 
 CONTRAST = 2.2
-"""How far hydropathy separates the faces: Ile is e^(2 x 2.2) = 80 times as frequent, against Arg, inside as outside."""
+"""How far hydropathy separates the faces: e^(2 x 2.2), 80-fold for Ile over Arg inside, as much against it outside.
+That is sharper than in real proteins, like SHARPNESS, and for the same reason."""
 
 SHARPNESS = 2.0
-"""Power to which published propensities are raised. They are averages over sites of all kinds, so any one site prefers
-more sharply than they do; at 1 too little of the states shows in a sequence for a small model to find within minutes."""
+"""Power to which published propensities are raised. They are averages over sites of all kinds, so any one site
+prefers more sharply than they do; at 1 too little of the states shows in a sequence for a small model to find within
+minutes."""
 
 RELATIVE_RATE = np.array([1.4, 1.2, 1.1, 1.0, 1.1, 1.0, 0.7, 1.0, 0.7, 1.2, 0.7, 1.1, 0.8, 1.5])
 """Substitutions of a class against the mean: buried residues are slower, loops faster (the order of Goldman, Thorne &
@@ -61,22 +65,30 @@ Jones, Genetics 149:445, 1998; the figures are ours)."""
 
 # A    C     D     E     F     G     H     I     K     L     M     N     P     Q     R     S     T     V     W     Y
 _BACKGROUND = [
-    7.55, 1.69, 5.30, 6.32, 4.07, 6.84, 2.24, 5.72, 5.93, 9.33, 2.35, 4.52, 4.92, 4.02, 5.15, 7.22, 5.74, 6.52, 1.25, 3.19,
+    7.55, 1.69, 5.30, 6.32, 4.07, 6.84, 2.24, 5.72, 5.93, 9.33,
+    2.35, 4.52, 4.92, 4.02, 5.15, 7.22, 5.74, 6.52, 1.25, 3.19,
 ]  # fmt: skip
 _HELIX = [
-    1.41, 0.66, 0.99, 1.59, 1.16, 0.43, 1.05, 1.09, 1.23, 1.34, 1.30, 0.76, 0.34, 1.27, 1.21, 0.57, 0.76, 0.90, 1.02, 0.74,
+    1.41, 0.66, 0.99, 1.59, 1.16, 0.43, 1.05, 1.09, 1.23, 1.34,
+    1.30, 0.76, 0.34, 1.27, 1.21, 0.57, 0.76, 0.90, 1.02, 0.74,
 ]  # fmt: skip
 _STRAND = [
-    0.72, 1.40, 0.39, 0.52, 1.33, 0.58, 0.80, 1.67, 0.69, 1.22, 1.14, 0.48, 0.31, 0.98, 0.84, 0.96, 1.17, 1.87, 1.35, 1.45,
+    0.72, 1.40, 0.39, 0.52, 1.33, 0.58, 0.80, 1.67, 0.69, 1.22,
+    1.14, 0.48, 0.31, 0.98, 0.84, 0.96, 1.17, 1.87, 1.35, 1.45,
 ]  # fmt: skip
 _TURN = [
-    0.82, 0.54, 1.24, 1.01, 0.59, 1.77, 0.81, 0.47, 1.07, 0.57, 0.52, 1.34, 1.32, 0.84, 0.90, 1.22, 0.96, 0.41, 0.65, 0.76,
+    0.82, 0.54, 1.24, 1.01, 0.59, 1.77, 0.81, 0.47, 1.07, 0.57,
+    0.52, 1.34, 1.32, 0.84, 0.90, 1.22, 0.96, 0.41, 0.65, 0.76,
 ]  # fmt: skip
 _TURN_POSITIONS = [
-    [0.81, 1.42, 1.56, 0.87, 0.98, 1.09, 1.25, 0.66, 0.80, 0.73, 0.70, 1.54, 1.48, 0.89, 0.69, 1.29, 1.08, 0.72, 0.62, 1.04],
-    [0.96, 0.73, 1.24, 1.35, 0.66, 1.04, 0.95, 0.61, 1.22, 0.67, 0.48, 1.02, 2.45, 0.94, 0.93, 1.23, 0.79, 0.70, 0.65, 0.75],
-    [0.66, 0.98, 1.86, 0.92, 0.96, 2.14, 1.16, 0.42, 0.94, 0.47, 0.41, 2.14, 0.63, 0.93, 0.75, 1.06, 0.94, 0.54, 0.76, 0.83],
-    [0.89, 1.20, 0.99, 0.89, 0.95, 1.64, 0.93, 0.68, 1.10, 0.78, 0.68, 1.06, 0.96, 1.01, 0.93, 1.03, 1.20, 0.84, 0.79, 1.10],
+    [0.81, 1.42, 1.56, 0.87, 0.98, 1.09, 1.25, 0.66, 0.80, 0.73,
+     0.70, 1.54, 1.48, 0.89, 0.69, 1.29, 1.08, 0.72, 0.62, 1.04],
+    [0.96, 0.73, 1.24, 1.35, 0.66, 1.04, 0.95, 0.61, 1.22, 0.67,
+     0.48, 1.02, 2.45, 0.94, 0.93, 1.23, 0.79, 0.70, 0.65, 0.75],
+    [0.66, 0.98, 1.86, 0.92, 0.96, 2.14, 1.16, 0.42, 0.94, 0.47,
+     0.41, 2.14, 0.63, 0.93, 0.75, 1.06, 0.94, 0.54, 0.76, 0.83],
+    [0.89, 1.20, 0.99, 0.89, 0.95, 1.64, 0.93, 0.68, 1.10, 0.78,
+     0.68, 1.06, 0.96, 1.01, 0.93, 1.03, 1.20, 0.84, 0.79, 1.10],
 ]  # fmt: skip
 _DISORDER = [
     0.060, 0.020, 0.192, 0.736, -0.697, 0.166, 0.303, -0.486, 0.586, -0.326, -0.397, 0.007, 0.987, 0.318, 0.180, 0.341,

@@ -1,18 +1,18 @@
 """Reversible substitution models: from a published score matrix to rates, and from rates to any branch length.
 
-Biopython carries score matrices, not rate matrices. GONNET1992 (Gonnet, Cohen & Benner, Science 256:1443, 1992) is given
-at 250 PAM as S_ij = 10 log10 O_ij with one decimal, where O_ij = P_ij / f_j, P is the conditional probability of j after
-250 PAM (2.5 substitutions a site) and f the background. Everything else follows from those two facts:
+Biopython carries score matrices, not rate matrices. GONNET1992 (Gonnet, Cohen & Benner, Science 256:1443, 1992) is
+given at 250 PAM as S_ij = 10 log10 O_ij with one decimal, where O_ij = P_ij / f_j, P is the conditional probability
+of j after 250 PAM (2.5 substitutions a site) and f the background. Everything else follows from those two facts:
 
     background      sum_j f_j O_ij = 1 for every i, so f = O^-1 1 (the background that the scores imply)
     probability     P = O diag(f), reversible because O is symmetric
     rates           Q = log(P) / 2.5, through the eigenvectors of the symmetric D^1/2 O D^1/2, D = diag(f)
     exchangeability R_ij = Q_ij / f_j, symmetric: what depends on the two residues and not on the site
 
-What is approximate: the scores are rounded to 0.1, so f sums to 0.9995 (rescaled) and single exchangeabilities are good
-to some percent. As a check the rates so found give 2.4993 substitutions a site over the 250 PAM, where 2.5 is due, and no
-off-diagonal rate comes out negative. (BLOSUM62's whole half-bits give one that does; JONES, one decimal of log10, gives
-a P that is not positive definite.)
+What is approximate: the scores are rounded to 0.1, so f sums to 0.9995 (rescaled) and single exchangeabilities are
+good to some percent. As a check the rates so found give 2.4993 substitutions a site over the 250 PAM, where 2.5 is
+due, and no off-diagonal rate comes out negative. (BLOSUM62's whole half-bits give one that does; JONES, one decimal
+of log10, gives a P that is not positive definite.)
 
 A site with its own equilibrium frequencies pi keeps R and has Q_ij = R_ij pi_j: the general time-reversible model of a
 profile mixture (Le, Gascuel & Lartillot, Bioinformatics 24:2317, 2008), in which sites differ in what they accept.
@@ -20,6 +20,7 @@ profile mixture (Le, Gascuel & Lartillot, Bioinformatics 24:2317, 2008), in whic
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from Bio.Align import substitution_matrices
@@ -76,7 +77,7 @@ def rate_model(rates: np.ndarray, stationary: np.ndarray) -> RateModel:
 @lru_cache(maxsize=1)
 def gonnet() -> tuple[np.ndarray, np.ndarray]:
     """(exchangeabilities [20, 20], background [20]) of GONNET1992, scaled to one substitution a site and unit time."""
-    table = substitution_matrices.load("GONNET1992")
+    table: Any = substitution_matrices.load("GONNET1992")  # indexed by letters, which its type does not say
     scores = np.array([[table[a][b] for b in RESIDUES] for a in RESIDUES])
     odds = 10.0 ** (scores / 10)
     background = np.linalg.solve(odds, np.ones(len(RESIDUES)))

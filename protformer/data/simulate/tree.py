@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-MIN_BRANCH = 0.02  # substitutions a site: two members are never the same by construction
+MIN_BRANCH = 0.05  # substitutions a site: equal members are then so rare that leaving them out biases nothing
 
 
 class Tree(NamedTuple):
@@ -30,8 +30,9 @@ class Tree(NamedTuple):
 def draw_tree(rng: np.random.Generator, leaves: int, depth: float, clock: float = 0.3) -> Tree:
     """A pure-birth (Yule) tree with `leaves` >= 2 leaves, `depth` substitutions a site from root to leaf on average.
 
-    Waiting times between splits are exponential with the number of lineages as rate, from the first split until the one
-    that would have made another leaf. Each branch then runs at its own speed, lognormal with standard deviation `clock`.
+    Waiting times between splits are exponential with the number of lineages as rate, from the first split until the
+    one that would have made another leaf. Each branch then runs at its own speed, lognormal with standard deviation
+    `clock`.
     """
     if leaves < 2:
         raise ValueError(f"a family tree needs at least two leaves, not {leaves}")
@@ -85,8 +86,8 @@ def build_tree(parents: np.ndarray, lengths: np.ndarray) -> Tree:
 def draw_clades(rng: np.random.Generator, tree: Tree, fraction: float, count: int) -> list[Bool[np.ndarray, " leaves"]]:
     """`count` disjoint whole clades, each of about `fraction` of the leaves, as masks over the leaves.
 
-    Each is drawn from the clades (single leaves too) of half to twice the wanted size, or from the nearest in size where
-    there is none. No clade takes more than a share 1 / (count + 1) of the leaves, so that as much is left over.
+    Each is drawn from the clades (single leaves too) of half to twice the wanted size, or from the nearest in size
+    where there is none. No clade takes more than a share 1 / (count + 1) of the leaves, so that as much is left over.
     """
     leaves = len(tree.leaves)
     wanted = max(1.0, fraction * leaves)

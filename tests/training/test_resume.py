@@ -1,0 +1,42 @@
+"""A run that was interrupted and resumed gives the losses of one that was not, dropout and redraws included."""
+
+import pytest
+import torch
+from helpers import random_corpus, train
+
+from protformer.data.packing import PackingPlan
+
+
+def steps_in_first_epoch(batch_tokens: int = 300) -> int:
+    return len(PackingPlan(random_corpus().lengths + 2, budget=batch_tokens, seed=3).epoch_steps(0))
+
+
+@pytest.mark.parametrize("where", ["mid-epoch", "at the epoch's end", "in the second epoch", "before a validation"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_resumed_equals_uninterrupted(tmp_path, where, accumulate):
+    first = steps_in_first_epoch()
+    assert 3 < first < 8  # so that ten steps cross an epoch's end
+    step = {"mid-epoch": 2, "at the epoch's end": first, "in the second epoch": first + 1, "before a validation": 4}[where]
+    options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4 * accumulate}
+    whole, module, _ = train(tmp_path, save_at=step, **options)
+    resumed, module_again, trainer = train(tmp_path, ckpt_path=tmp_path / "saved.ckpt", **options)
+    assert trainer.global_step == 10
+    assert resumed == {s: whole[s] for s in range(step + 1, 11)}  # to the bit
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, module_again.state_dict()[name]), name
+
+
+def test_checkpoint_holds_plain_values_only(tmp_path):
+    train(tmp_path, save_at=2, max_steps=3)
+    checkpoint = torch.load(tmp_path / "saved.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+
+
+def test_dropout_and_redraws_change_the_losses():
+    # else the test above could pass without either
+    with_dropout, *_ = train(max_steps=6)
+    without, *_ = train(max_steps=6, dropout=0.0)
+    never, *_ = train(max_steps=6, redraw_every=100)
+    assert with_dropout[6] != without[6]
+    assert with_dropout[3] == never[3]
+    assert with_dropout[6] != never[6]
