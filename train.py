@@ -7,10 +7,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from protformer.training.sentences import in_sentences, one_job
+
 os.environ.setdefault("PROTFORMER_ROOT", str(Path(__file__).resolve().parent))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@one_job
 def main(config: DictConfig) -> None:
     from protformer.training.entry import train
 
@@ -18,6 +21,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    from protformer.training.sentences import in_sentences
-
     sys.exit(in_sentences(main))

@@ -86,7 +86,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         nargs=2,
         default=default.depth,
         metavar=("LOW", "HIGH"),
-        help="substitutions a site from a family's ancestor to its members, drawn evenly (default %(default)s)",
+        help="substitutions a site from a family's ancestor to its members, drawn evenly "
+        f"(default {default.depth[0]:g} {default.depth[1]:g})",
     )
     add("--seed", type=int, default=default.seed, metavar="N", help="any whole number from 0 (default %(default)s)")
     parser.set_defaults(run=run)

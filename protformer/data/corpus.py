@@ -26,7 +26,7 @@ from jaxtyping import Int64, UInt8
 
 from protformer.data import alphabet
 from protformer.data.fasta import expand_paths, read_fasta
-from protformer.errors import ProtformerError
+from protformer.errors import ProtformerError, shown_path
 
 _NAMED = 5  # this many ids are named where more are counted
 _BLOCK = 1 << 20  # residues counted at a time: NumPy's counting wants eight bytes for each
@@ -82,7 +82,7 @@ class ReadReport:
 
     def summary(self) -> str:
         """One line of size, then one for each thing that a reader may want to know. Warnings are not in it."""
-        where = f" from {self.files[0] if len(self.files) == 1 else f'{len(self.files)} files'}" if self.files else ""
+        where = f" from {shown_path(self.files[0]) if len(self.files) == 1 else f'{len(self.files)} files'}" if self.files else ""
         lines = [
             f"{_plural(self.sequences, 'sequence')}, {_plural(self.residues, 'residue')}{where} "
             f"(lengths {self.shortest:,} to {self.longest:,}, median {self.median:,.0f})"

@@ -1,5 +1,6 @@
 """Callbacks that every run has: reproducible dropout, throughput and memory, checkpoints without "=" in their names."""
 
+import ctypes
 import time
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,44 @@ class Throughput(Callback):
         self.seconds = float(state_dict["seconds"])
 
 
-def checkpoint(*, run_dir: Path | str, monitor: str | None, mode: str, every_steps: int | None = None, keep: int = 1) -> ModelCheckpoint:
+class ReturnMemory(Callback):
+    """Gives freed memory back to the system every `every` micro-batches, on Linux with glibc; elsewhere nothing.
+
+    Packs differ in size, so the heap fragments: an 1.8 M-parameter run on a CPU grew from 1 to 7 GB in 400 steps, of which
+    `malloc_trim` returned 5. (A lower mmap threshold would avoid it too, at 30 % of the speed.)
+    """
+
+    def __init__(self, every: int = 20) -> None:
+        self.every = every
+        try:
+            self._trim = ctypes.CDLL(None).malloc_trim
+        except (OSError, AttributeError, TypeError):
+            self._trim = None
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self._maybe(trainer, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._maybe(trainer, batch_idx)
+
+    def _maybe(self, trainer: Trainer, batch_idx: int) -> None:
+        if self._trim is not None and batch_idx % self.every == 0 and trainer.strategy.root_device.type == "cpu":
+            self._trim(0)
+
+
+def checkpoint(
+    *, run_dir: Path | str, monitor: str | None, mode: str, every_steps: int | None = None, keep: int = 1
+) -> ModelCheckpoint:
     """Checkpoints in `run_dir`/checkpoints: `last.ckpt`, and the `keep` best by the task's figure on valid.
 
     Written at each validation, or every `every_steps` optimiser steps. Names hold no "=", which Hydra could not take as an override.

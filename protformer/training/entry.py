@@ -13,7 +13,20 @@ from protformer.training.job import JobSettings
 from protformer.training.launch import finish_logging, resolve_devices, run
 
 log = logging.getLogger(__name__)
-GROUPS = ("data", "task", "model", "attention", "features", "redraw", "optimizer", "trainer", "callbacks", "logger", "experiment", "debug")
+GROUPS = (
+    "data",
+    "task",
+    "model",
+    "attention",
+    "features",
+    "redraw",
+    "optimizer",
+    "trainer",
+    "callbacks",
+    "logger",
+    "experiment",
+    "debug",
+)
 
 
 def train(config: DictConfig) -> dict[str, Any]:

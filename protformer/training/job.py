@@ -1,9 +1,11 @@
 """One training job, from a resolved configuration to a run folder: load, build, train, score, save, report."""
 
 import logging
+import os
 import platform
 import sys
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from protformer import __version__
 from protformer.attention import factory_from_config
 from protformer.data.alphabet import TOKENS
-from protformer.errors import ProtformerError
+from protformer.errors import ProtformerError, shown_path
 from protformer.model import (
     Encoder,
     ProteinEncoder,
@@ -30,7 +32,7 @@ from protformer.model import (
     read_config,
     save_model,
 )
-from protformer.training.callbacks import SeedEachStep, Throughput
+from protformer.training.callbacks import ReturnMemory, SeedEachStep, Throughput
 from protformer.training.datamodule import PackedDataModule
 from protformer.training.module import ProteinModule, peak_memory_bytes
 from protformer.training.redraw import RedrawFeatures
@@ -69,8 +71,16 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     config = OmegaConf.create(settings.config)
     run_dir = Path(settings.run_dir)
     seed = int(config.seed)
+    # oneDNN keeps a compiled kernel for each shape it meets, 1024 of them, most of a megabyte each; every pack has a shape
+    # of its own, and only the layers of one step share it.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     lightning.seed_everything(seed, verbose=False)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch now calls deprecated.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+
+    if config.evaluate.weights not in ("best", "last"):
+        raise ProtformerError(f"evaluate.weights={config.evaluate.weights}: write best or last.")
 
     task: Task = instantiate(config.task)
     splits = _load_splits(config, task, seed)
@@ -102,7 +112,13 @@ def execute(settings: JobSettings) -> dict[str, Any]:
         run_config={**settings.config, "choices": settings.choices, "parameters": parameter_count(model)},
     )
     throughput = Throughput()
-    callbacks = [SeedEachStep(seed), throughput, *_redraw(config, model.trunk.encoder), *_callbacks(config, task, run_dir, monitor)]
+    callbacks = [
+        SeedEachStep(seed),
+        throughput,
+        ReturnMemory(),
+        *_redraw(config, model.trunk.encoder),
+        *_callbacks(config, task, run_dir, monitor),
+    ]
     trainer = build_trainer(config, logger, callbacks, run_dir, monitor)
     _say_sizes(settings, model, data, trainer)
 
@@ -115,7 +131,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     trainer.fit(module, datamodule=data, ckpt_path=_checkpoint_path(config), weights_only=True)
     seconds = time.monotonic() - started
     checkpoints = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
-    trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt", weights_only=False)
     weights = _choose_weights(config, trainer, module, data, checkpoints, monitor)
     for evaluation, row in _evaluate(trainer, module, data, "trained").items():
         rows[evaluation].append(row)
@@ -161,7 +177,9 @@ def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Sp
         if not settings.chose("attention", "features"):
             attention = factory_from_config(theirs["attention"])
     elif config.freeze:
-        raise ProtformerError("freeze=true trains the head alone, on a trunk that has learned: give init_from=FOLDER too.")
+        raise ProtformerError(
+            "freeze=true trains the head alone, on a trunk that has learned: give init_from=FOLDER too."
+        )
     encoder = Encoder(attention=attention, feature_seed=int(config.seed), **shape)
     trunk = ProteinEncoder(encoder=encoder, vocabulary_size=len(TOKENS), token_dropout=token_dropout)
     head = task.head(hidden_size=encoder.hidden_size, vocabulary_size=len(TOKENS), classes=len(train.classes))
@@ -234,7 +252,9 @@ def _checkpoint_path(config: DictConfig) -> str | None:
     if config.ckpt_path is None:
         return None
     if not Path(config.ckpt_path).is_file():
-        raise ProtformerError(f"ckpt_path={config.ckpt_path}: there is no such file; give a .ckpt of a run's checkpoints/.")
+        raise ProtformerError(
+            f"ckpt_path={config.ckpt_path}: there is no such file; give a .ckpt of a run's checkpoints/."
+        )
     return str(config.ckpt_path)
 
 
@@ -264,8 +284,6 @@ def _choose_weights(
 ) -> str:
     """Leave the weights to be scored and saved in `module`; says which they are."""
     best = next((c for c in checkpoints if c.monitor and c.best_model_path), None)
-    if config.evaluate.weights not in ("best", "last"):
-        raise ProtformerError(f"evaluate.weights={config.evaluate.weights}: write best or last.")
     step = trainer.global_step
     if config.evaluate.weights == "last" or best is None or monitor is None or best.best_model_score is None:
         return f"last (step {step})"
@@ -327,7 +345,7 @@ def _write(
     notes = [
         f"Trained on {training['residues']:,} residues in {training['seconds']:.0f} s"
         f" ({training['residues_per_second']:,.0f} residues/s in training steps). Weights scored and saved: {weights}.",
-        f"Run folder: {run_dir}  (model folder: {run_dir / 'model'})",
+        f"Run folder: {shown_path(run_dir)}  (model folder: {shown_path(run_dir / 'model')})",
     ]
     if task.monitor.startswith("perplexity"):
         notes.insert(0, "In brackets: 95 % intervals over proteins (bootstrap).")

@@ -9,6 +9,7 @@ and the run folder of the one parent, so they cannot disagree.
 import logging
 import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, open_dict
 
 from protformer.errors import ProtformerError
 from protformer.training.job import JobSettings, execute
+from protformer.training.sentences import explained
 
 
 def resolve_devices(trainer: DictConfig) -> int:
@@ -34,7 +36,9 @@ def resolve_devices(trainer: DictConfig) -> int:
         if not isinstance(devices, int) or devices < 1:
             raise ProtformerError(f"trainer.devices={devices}: write how many devices to use, or -1 for all GPUs.")
         if trainer.accelerator == "gpu" and devices > found:
-            raise ProtformerError(f"trainer.devices={devices}, but PyTorch sees {found} GPUs: write trainer.devices={found}.")
+            raise ProtformerError(
+                f"trainer.devices={devices}, but PyTorch sees {found} GPUs: write trainer.devices={found}."
+            )
         if devices > 1 and trainer.strategy == "auto":
             trainer.strategy = "ddp"
         if trainer.strategy in ("ddp_spawn", "ddp_fork", "ddp_notebook"):
@@ -42,7 +46,9 @@ def resolve_devices(trainer: DictConfig) -> int:
                 f"trainer.strategy={trainer.strategy}: write trainer.strategy=ddp; protformer starts the processes of each job itself."
             )
         if trainer.strategy == "fsdp" and trainer.accelerator != "gpu":
-            raise ProtformerError("trainer=fsdp shards over GPUs: write trainer=ddp_cpu to try several processes on a CPU.")
+            raise ProtformerError(
+                "trainer=fsdp shards over GPUs: write trainer=ddp_cpu to try several processes on a CPU."
+            )
     return devices
 
 
@@ -93,6 +99,8 @@ def _rank(settings: JobSettings) -> dict[str, Any]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         return execute(settings)
+    except Exception as error:
+        raise ProtformerError(explained(error, Path(settings.run_dir))) from error
     finally:
         finish_logging()
         if torch.distributed.is_initialized():
@@ -110,4 +118,6 @@ def finish_logging() -> None:
 def _sentence(message: Any, rank: int, processes: int) -> str:
     text = message.get("message", "") if isinstance(message, dict) else str(message)
     text = text.removeprefix("ProtformerError: ").strip()
-    return f"{text} (in process {rank} of {processes})" if text else f"Process {rank} of {processes} ended without a word."
+    return (
+        f"{text} (in process {rank} of {processes})" if text else f"Process {rank} of {processes} ended without a word."
+    )

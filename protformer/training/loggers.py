@@ -29,8 +29,9 @@ def wandb_logger(
 ) -> Logger:
     """A W&B run in `run_dir`.
 
-    The mode is that of the WANDB_MODE environment variable, else `mode`, else offline: no account is needed. `name`, `group` and `tags` are the
-    user's; without them the run is named after its choices, grouped by its sweep, and tagged with its overrides.
+    The mode is that of the WANDB_MODE environment variable, else `mode`, else offline: no account is needed. `name`,
+    `group` and `tags` are the user's; without them the run is named after its choices, grouped by its sweep, and tagged
+    with its overrides.
     """
     chosen = os.environ.get("WANDB_MODE") or mode or "offline"
     if chosen == "dryrun":  # W&B's old name
@@ -43,10 +44,10 @@ def wandb_logger(
             " and upload later with `wandb sync`."
         )
     # W&B takes tags of at most 64 letters.
-    all_tags = [tag for tag in dict.fromkeys([*(tags or []), *overrides]) if 0 < len(tag) <= 64]
+    all_tags: list[str] = [tag for tag in dict.fromkeys((tags or []) + overrides) if 0 < len(tag) <= 64]
     import wandb
 
-    return WandbLogger(
+    logger = WandbLogger(
         project=project,
         entity=entity,
         name=name or run_name,
@@ -58,6 +59,9 @@ def wandb_logger(
         mode=chosen,
         settings=wandb.Settings(silent=True, console="off"),
     )
+    # Lightning 2.6 always hands this on, and W&B since 0.22 warns of it on the terminal.
+    logger._wandb_init.pop("anonymous", None)
+    return logger
 
 
 def _logged_in() -> bool:

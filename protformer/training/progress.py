@@ -6,7 +6,15 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class RunProgress(ProgressBar):
@@ -64,7 +72,9 @@ class RunProgress(ProgressBar):
                 TimeRemainingColumn(),
                 console=self.console,
             )
-            self._task = self._progress.add_task("", total=self._total(trainer), completed=trainer.global_step, figures="")
+            self._task = self._progress.add_task(
+                "", total=self._total(trainer), completed=trainer.global_step, figures=""
+            )
             self._progress.start()
 
     def on_train_batch_end(

@@ -69,7 +69,9 @@ class RedrawFeatures(Callback):
             self.encoder.redraw_(draw)
             self.steps.append(trainer.global_step)
             for logger in trainer.loggers:
-                logger.log_metrics({"redraw/draw": float(draw), "redraw/step": float(trainer.global_step)}, trainer.global_step)
+                logger.log_metrics(
+                    {"redraw/draw": float(draw), "redraw/step": float(trainer.global_step)}, trainer.global_step
+                )
 
     def state_dict(self) -> dict[str, Any]:
         return {"draw": self.encoder.draw, "steps": list(self.steps)}

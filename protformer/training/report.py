@@ -50,7 +50,9 @@ def closing_table(results: dict[str, list[Row]], sizes: dict[str, str], task: Ta
             trained = row.name == "trained"
             cells = [_cell(row.figures, column) for column in task.columns]
             first = f"{name}\n[dim]{sizes[name]}[/dim]" if index == 0 else ""
-            table.add_row(first, row.name, *cells, style="bold" if trained else None, end_section=index == len(rows) - 1)
+            table.add_row(
+                first, row.name, *cells, style="bold" if trained else None, end_section=index == len(rows) - 1
+            )
     return table
 
 

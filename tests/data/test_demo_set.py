@@ -92,3 +92,11 @@ def test_the_report_orders_what_knowledge_is_worth():
         low, high = found["best_reachable_95"]
         assert low < found["best_reachable"] < high
         assert found["contacts"]["with_partner"] < found["contacts"]["without_partner"]
+
+
+def test_the_readme_says_what_the_report_says():
+    text = (DATA / "README.md").read_text()
+    assert "simulated" in text.splitlines()[0]
+    for key in ("unigram", "three_states", "state_oracle", "best_reachable"):
+        figures = " | ".join(f"{REPORT['perplexity'][split][key]:.2f}" for split in SPLITS)
+        assert f"| {figures} |" in text

@@ -35,9 +35,10 @@ def run(*overrides: str, check: bool = True) -> subprocess.CompletedProcess[str]
         "optimizer.warmup_steps=0", "evaluate.weights=last", "features.num_features=16", "redraw=every",
         "redraw.every=2",
     ]  # fmt: skip
+    sweep = overrides[0] == "-m"
     environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *common, *overrides],
+        [sys.executable, str(ROOT / "train.py"), *([overrides[0]] if sweep else []), *common, *overrides[sweep:]],
         cwd=ROOT,
         env={**environment, "OMP_NUM_THREADS": "1", "PROTFORMER_SHAPE_CHECKS": "0"},
         capture_output=True,
@@ -59,7 +60,9 @@ def test_two_processes_give_the_figures_of_one(fasta, tmp_path):
     run(*fasta, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path}/two")
     run(*fasta, "trainer=ddp_cpu", "trainer.accumulate_grad_batches=2", f"hydra.run.dir={tmp_path}/four")
     one = figures(tmp_path / "one")
-    world = {name: json.loads((tmp_path / name / "metrics.json").read_text())["training"] for name in ("one", "two", "four")}
+    world = {
+        name: json.loads((tmp_path / name / "metrics.json").read_text())["training"] for name in ("one", "two", "four")
+    }
     assert [world[name]["world_size"] for name in world] == [1, 2, 2]
     assert len({world[name]["residues"] for name in world}) == 1
     weights = {name: load_file(tmp_path / name / "model" / "model.safetensors") for name in world}
@@ -76,7 +79,7 @@ def test_two_processes_give_the_figures_of_one(fasta, tmp_path):
 
 
 def test_a_sweep_over_rank_counts_keeps_jobs_apart(fasta, tmp_path):
-    run(*fasta, "trainer=ddp_cpu", "-m", "trainer.devices=1,2", f"hydra.sweep.dir={tmp_path}")
+    run("-m", *fasta, "trainer=ddp_cpu", "trainer.devices=1,2", f"hydra.sweep.dir={tmp_path}")
     one, two = figures(tmp_path / "0"), figures(tmp_path / "1")
     assert json.loads((tmp_path / "0" / "metrics.json").read_text())["training"]["world_size"] == 1
     assert json.loads((tmp_path / "1" / "metrics.json").read_text())["training"]["world_size"] == 2
@@ -88,7 +91,7 @@ def test_a_sweep_over_rank_counts_keeps_jobs_apart(fasta, tmp_path):
 def test_a_failing_job_of_two_processes_does_not_end_the_sweep(fasta, tmp_path):
     # 7 is odd, and trigonometric features come in pairs: the first job fails in both of its processes
     done = run(
-        *fasta, "trainer=ddp_cpu", "features=trigonometric", "-m", "features.num_features=7,8",
+        "-m", *fasta, "trainer=ddp_cpu", "features=trigonometric", "features.num_features=7,8",
         f"hydra.sweep.dir={tmp_path}", check=False,
     )  # fmt: skip
     assert done.returncode != 0

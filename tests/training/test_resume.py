@@ -16,7 +16,9 @@ def steps_in_first_epoch(batch_tokens: int = 300) -> int:
 def test_resumed_equals_uninterrupted(tmp_path, where, accumulate):
     first = steps_in_first_epoch()
     assert 3 < first < 8  # so that ten steps cross an epoch's end
-    step = {"mid-epoch": 2, "at the epoch's end": first, "in the second epoch": first + 1, "before a validation": 4}[where]
+    step = {"mid-epoch": 2, "at the epoch's end": first, "in the second epoch": first + 1, "before a validation": 4}[
+        where
+    ]
     options = {"accumulate_grad_batches": accumulate, "val_check_interval": 4 * accumulate}
     whole, module, _ = train(tmp_path, save_at=step, **options)
     resumed, module_again, trainer = train(tmp_path, ckpt_path=tmp_path / "saved.ckpt", **options)

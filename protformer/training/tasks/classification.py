@@ -156,7 +156,9 @@ class SequenceClassification:
 
     def loss_sum(self, outputs: Tensor, batch: Batch) -> Tensor:
         if self.label_kind == "multi_label":
-            return binary_cross_entropy_with_logits(outputs.float(), batch.targets.float(), reduction="none").mean(1).sum()
+            return (
+                binary_cross_entropy_with_logits(outputs.float(), batch.targets.float(), reduction="none").mean(1).sum()
+            )
         return cross_entropy(outputs.float(), batch.targets, weight=_as_tensor(self._weights, outputs), reduction="sum")
 
     def step_terms(self, outputs: Tensor, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:

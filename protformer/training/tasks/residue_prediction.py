@@ -135,7 +135,9 @@ class ResiduePrediction:
         targets = corpus.tokens[standard]
         own = composition.prefix_composition_nll(corpus.tokens, corpus.offsets, log_unigram, strength)[standard]
         return [
-            self._row("unigram", composition.unigram_nll(targets, log_unigram), owners, targets == log_unigram.argmax()),
+            self._row(
+                "unigram", composition.unigram_nll(targets, log_unigram), owners, targets == log_unigram.argmax()
+            ),
             self._row("own composition", own, owners),
         ]
 
