@@ -33,7 +33,7 @@ class ExactAttention(Attention):
     ) -> Float[Tensor, "total heads dim"]:
         if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
             return _variable_length_flash(query, key, value, cu_seqlens, self.causal)
-        return _segment_loop(query, key, value, cu_seqlens, self.causal)
+        return _segment_loop(query, key, value, cu_seqlens, self.causal)  # pyright: ignore[reportCallIssue]
 
     def config(self) -> dict[str, Any]:
         return {"name": type(self).__name__, "causal": self.causal}
@@ -57,4 +57,6 @@ def _variable_length_flash(query: Tensor, key: Tensor, value: Tensor, cu_seqlens
 
     longest = int((cu_seqlens[1:] - cu_seqlens[:-1]).max())
     window = (-1, 0) if causal else (-1, -1)
-    return varlen_attn(query, key, value, cu_seqlens, cu_seqlens, longest, longest, window_size=window)
+    return varlen_attn(  # pyright: ignore[reportReturnType]  (a tuple only where the log-sum-exp is asked for)
+        query, key, value, cu_seqlens, cu_seqlens, longest, longest, window_size=window
+    )

@@ -32,7 +32,7 @@ class SeedEachStep(Callback):
 
 
 class Throughput(Callback):
-    """Logs residues per second (all ranks, training steps alone) and peak memory; keeps totals for the closing report."""
+    """Logs residues per second (all ranks, training steps alone) and peak memory; keeps totals for the report."""
 
     def __init__(self) -> None:
         self.residues = 0
@@ -51,7 +51,8 @@ class Throughput(Callback):
             torch.cuda.synchronize()
         self._window_seconds += time.perf_counter() - self._started
         self._window_residues += batch.residues
-        if (trainer.fit_loop.epoch_loop.batch_progress.current.ready) % trainer.log_every_n_steps == 0:
+        interval = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready % interval == 0:
             self._flush(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,8 +84,8 @@ class Throughput(Callback):
 class ReturnMemory(Callback):
     """Gives freed memory back to the system every `every` micro-batches, on Linux with glibc; elsewhere nothing.
 
-    Packs differ in size, so the heap fragments: an 1.8 M-parameter run on a CPU grew from 1 to 7 GB in 400 steps, of which
-    `malloc_trim` returned 5. (A lower mmap threshold would avoid it too, at 30 % of the speed.)
+    Packs differ in size, so the heap fragments: an 1.8 M-parameter run on a CPU grew from 1 to 7 GB in 400 steps, of
+    which `malloc_trim` returned 5. (A lower mmap threshold would avoid it too, at 30 % of the speed.)
     """
 
     def __init__(self, every: int = 20) -> None:
@@ -120,7 +121,8 @@ def checkpoint(
 ) -> ModelCheckpoint:
     """Checkpoints in `run_dir`/checkpoints: `last.ckpt`, and the `keep` best by the task's figure on valid.
 
-    Written at each validation, or every `every_steps` optimiser steps. Names hold no "=", which Hydra could not take as an override.
+    Written at each validation, or every `every_steps` optimiser steps. Names hold no "=", which Hydra could not take as
+    an override.
     """
     best = None if monitor is None else f"valid/{monitor}"
     return ModelCheckpoint(

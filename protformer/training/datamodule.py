@@ -1,4 +1,4 @@
-"""Packed batches for Lightning: the same global batch whatever the number of ranks, in the place a resumed run left off."""
+"""Packed batches for Lightning: the same global batch on any number of ranks, in the place a resumed run left off."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -84,7 +84,8 @@ class PackedDataModule(LightningDataModule):
         batch_tokens: tokens of one optimiser step over all ranks and micro-batches, specials included.
         eval_tokens: tokens of an evaluation batch over all ranks.
         seed: of the order of the training sequences.
-        num_workers: processes that prepare batches; 0 prepares them in the training process, which on few cores is faster.
+        num_workers: processes that prepare batches; 0 prepares them in the training process, which is faster on few
+            cores.
     """
 
     def __init__(

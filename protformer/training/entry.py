@@ -1,7 +1,6 @@
 """What `train.py` calls for each job: the resolved configuration is written down, checked, and run."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -63,4 +62,4 @@ def _group(hydra: Any, choices: dict[str, str], run_dir: Path) -> str | None:
 def _write_resolved(config: dict[Any, Any], run_dir: Path) -> None:
     temporary = run_dir / ".config.yaml.part"
     temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
-    os.replace(temporary, run_dir / "config.yaml")
+    temporary.replace(run_dir / "config.yaml")

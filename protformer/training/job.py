@@ -71,8 +71,8 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     config = OmegaConf.create(settings.config)
     run_dir = Path(settings.run_dir)
     seed = int(config.seed)
-    # oneDNN keeps a compiled kernel for each shape it meets, 1024 of them, most of a megabyte each; every pack has a shape
-    # of its own, and only the layers of one step share it.
+    # oneDNN keeps a compiled kernel for each shape it meets, 1024 of them, most of a megabyte each; every pack has a
+    # shape of its own, and only the layers of one step share it.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     lightning.seed_everything(seed, verbose=False)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -83,7 +83,8 @@ def execute(settings: JobSettings) -> dict[str, Any]:
         raise ProtformerError(f"evaluate.weights={config.evaluate.weights}: write best or last.")
 
     task: Task = instantiate(config.task)
-    splits = _load_splits(config, task, seed)
+    source = _source(config, seed)
+    splits: dict[str, Split] = source.load(task.label_kind)
     evaluations = [name for name in splits if name != "train"]
     objectives = {
         name: task.objective(split, seed=seed + (0 if name == "train" else 1), training=name == "train")
@@ -140,7 +141,8 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     if trainer.is_global_zero:
         if config.evaluate.floors and evaluations:
             floors = task.floors(splits["train"], {n: splits[n] for n in evaluations}, objectives, seed)
-            rows = {name: [*floors.get(name, []), *rows[name]] for name in evaluations}
+            known = source.references() if task.name == "masked_residue" and hasattr(source, "references") else {}
+            rows = {name: [*known.get(name, []), *floors.get(name, []), *rows[name]] for name in evaluations}
         for name in evaluations:
             add_intervals(rows[name], task, seed)
         training = {
@@ -158,10 +160,9 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     return results
 
 
-def _load_splits(config: DictConfig, task: Task, seed: int) -> dict[str, Split]:
+def _source(config: DictConfig, seed: int) -> Any:
     arguments = {k: v for k, v in config.data.items() if k not in LOADER_KEYS}
-    source = instantiate(arguments, seed=seed, _convert_="all")
-    return source.load(task.label_kind)
+    return instantiate(arguments, seed=seed, _convert_="all")
 
 
 def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Split) -> ProteinModel:
@@ -335,20 +336,20 @@ def _write(
         "versions": {
             "protformer": __version__,
             "torch": torch.__version__,
-            "pytorch_lightning": lightning.__version__,
+            "pytorch_lightning": lightning.__version__,  # pyright: ignore[reportPrivateImportUsage]
             "python": platform.python_version(),
         },
         "command": sys.argv,
     }
     write_metrics(run_dir / "metrics.json", content)
-    sizes = {n: f"{s['sequences']:,} sequences\n{s['residues']:,} residues" for n, s in sets.items()}
+    sizes = {n: f"{s['sequences']:,} proteins\n{s['residues']:,} residues" for n, s in sets.items()}
     notes = [
         f"Trained on {training['residues']:,} residues in {training['seconds']:.0f} s"
         f" ({training['residues_per_second']:,.0f} residues/s in training steps). Weights scored and saved: {weights}.",
         f"Run folder: {shown_path(run_dir)}  (model folder: {shown_path(run_dir / 'model')})",
     ]
     if task.monitor.startswith("perplexity"):
-        notes.insert(0, "In brackets: 95 % intervals over proteins (bootstrap).")
+        notes.insert(0, "±: half of the 95 % interval over proteins (bootstrap).")
     print_table(closing_table(rows, sizes, task), notes)
 
 

@@ -1,9 +1,9 @@
 """How many processes a job takes, and a process group of its own for each job of several.
 
-Lightning's own `ddp` launcher re-runs the command line in every rank: under Hydra's multirun that is the whole sweep, and
-jobs mix in silence. Here a job of several processes is started by torch's elastic launcher, which gives it fresh
-processes, a rendezvous on a free loopback port, and ends all of them when one fails; the ranks get the resolved configuration
-and the run folder of the one parent, so they cannot disagree.
+Lightning's own `ddp` launcher re-runs the command line in every rank: under Hydra's multirun that is the whole sweep,
+and jobs mix in silence. Here a job of several processes is started by torch's elastic launcher, which gives it fresh
+processes, a rendezvous on a free loopback port, and ends all of them when one fails; the ranks get the resolved
+configuration and the run folder of the one parent, so they cannot disagree.
 """
 
 import logging
@@ -27,7 +27,8 @@ def resolve_devices(trainer: DictConfig) -> int:
             trainer.accelerator = "gpu" if torch.cuda.is_available() else "cpu"
         if trainer.accelerator == "gpu" and not torch.cuda.is_available():
             raise ProtformerError(
-                "This trainer needs a CUDA GPU and PyTorch sees none: write trainer=cpu, or trainer=ddp_cpu for several processes."
+                "This trainer needs a CUDA GPU and PyTorch sees none: write trainer=cpu, or trainer=ddp_cpu for "
+                "several processes."
             )
         found = torch.cuda.device_count() if trainer.accelerator == "gpu" else 1
         if trainer.devices in (-1, "-1", "auto"):
@@ -43,7 +44,8 @@ def resolve_devices(trainer: DictConfig) -> int:
             trainer.strategy = "ddp"
         if trainer.strategy in ("ddp_spawn", "ddp_fork", "ddp_notebook"):
             raise ProtformerError(
-                f"trainer.strategy={trainer.strategy}: write trainer.strategy=ddp; protformer starts the processes of each job itself."
+                f"trainer.strategy={trainer.strategy}: write trainer.strategy=ddp; protformer starts the processes of "
+                "each job itself."
             )
         if trainer.strategy == "fsdp" and trainer.accelerator != "gpu":
             raise ProtformerError(

@@ -1,5 +1,7 @@
 """Figures as sums over counts: added over batches and ranks, divided once at the end. Never means of batch means."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -7,7 +9,10 @@ from torchmetrics import Metric
 
 
 class SumOverCount(Metric):
-    """sum / count of per-target terms, in float64; NaN while nothing was counted. `exponential` gives a perplexity of an NLL."""
+    """sum / count of per-target terms, in float64; NaN while nothing was counted.
+
+    `exponential` gives a perplexity of an NLL.
+    """
 
     full_state_update = False
     total: Tensor
@@ -46,8 +51,7 @@ class SequenceSums(Metric):
         self.rows.append(torch.stack([ids.double(), sums, counts], dim=1))
 
     def compute(self) -> Float[Tensor, "records 3"]:
-        if isinstance(self.rows, Tensor):
-            rows = self.rows
-        else:
-            rows = torch.cat(self.rows) if self.rows else torch.zeros(0, 3, dtype=torch.float64)
+        rows: Any = self.rows  # a list, or one tensor where torchmetrics has gathered it
+        if not isinstance(rows, Tensor):
+            rows = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.float64)
         return rows[rows[:, 0].argsort()]  # the order of records, not that of batches and ranks

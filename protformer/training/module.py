@@ -1,4 +1,4 @@
-"""The Lightning module: a model, a task, an optimiser; and the arithmetic that makes ranks and micro-batches invisible."""
+"""The Lightning module: a model, a task, an optimiser; and what makes ranks and micro-batches invisible."""
 
 import resource
 from typing import Any
@@ -18,7 +18,8 @@ class ProteinModule(LightningModule):
 
     The gradient of an optimiser step is that of (sum of the loss over all its targets, on every rank and micro-batch) /
     (their weight). DDP averages over ranks and Lightning over micro-batches, so each local sum is multiplied by both
-    counts and divided by the weight of the whole step, which comes with the batch. (Means of local means were off by 1e-2.)
+    counts and divided by the weight of the whole step, which comes with the batch. (Means of local means were off by
+    1e-2.)
 
     `evaluations` names the evaluation sets in the order of the test dataloaders; "valid" is also scored while training.
     """
@@ -45,7 +46,7 @@ class ProteinModule(LightningModule):
         self.figures = nn.ModuleDict({f"set_{name}": task.figures(classes) for name in names})
         if freeze_trunk:
             model.trunk.requires_grad_(False)
-        # A plain attribute set past nn.Module, so that the compiled wrapper does not enter the state dict a second time.
+        # An attribute set past nn.Module, so that the compiled wrapper does not enter the state dict a second time.
         object.__setattr__(self, "_trunk", torch.compile(model.trunk, dynamic=True) if compile_model else model.trunk)
         self._pending: dict[str, tuple[Tensor, Tensor]] = {}
         self.results: dict[str, dict[str, float]] = {}
@@ -56,7 +57,7 @@ class ProteinModule(LightningModule):
 
     def outputs(self, batch: Batch) -> Tensor:
         """The model's answers at the batch's targets, `[targets, ...]`."""
-        hidden = self._trunk(batch.tokens, batch.cu_seqlens)  # pyright: ignore[reportAttributeAccessIssue]
+        hidden = self._trunk(batch.tokens, batch.cu_seqlens)  # pyright: ignore[reportCallIssue]
         if self.task_is_per_sequence:
             return self.model.read(hidden, batch.cu_seqlens)[batch.rows]
         return self.model.read(hidden, batch.cu_seqlens, batch.rows)

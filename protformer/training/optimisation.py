@@ -20,7 +20,8 @@ class Optimisation:
         warmup_steps: optimiser steps of linear warm-up.
         schedule: after the warm-up: "constant", or "linear" or "cosine" down to `final_fraction` of the learning rate
             at the last step.
-        decay_vectors: whether weight decay acts on biases, norms and the embedding too; usually it acts on matrices only.
+        decay_vectors: whether weight decay acts on biases, norms and the embedding too; usually it acts on matrices
+            only.
     """
 
     def __init__(

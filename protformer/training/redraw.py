@@ -1,8 +1,8 @@
-"""When random features are drawn anew: schedules from optimiser step to draw number, and the callback that applies them.
+"""When random features are drawn anew: schedules from optimiser step to draw number, and the callback for them.
 
-A draw number is a pure function of the optimiser step, so a resumed run has the projections it would have had, every rank
-has the same, and nothing happens in evaluation. Steps are the optimiser's and not micro-batches: under accumulation
-`global_step` repeats, and the projections with it.
+A draw number is a pure function of the optimiser step, so a resumed run has the projections it would have had, every
+rank has the same, and nothing happens in evaluation. Steps are the optimiser's and not micro-batches: under
+accumulation `global_step` repeats, and the projections with it.
 """
 
 import math

@@ -12,7 +12,6 @@ from rich.table import Table
 from protformer.data.floors.bootstrap import bootstrap_interval, paired_difference_interval, perplexity
 from protformer.training.tasks.base import Row, Task
 
-# Reading names: what each set is called in the table's title.
 FRACTIONS = ("accuracy", "macro_f1")
 
 
@@ -42,17 +41,17 @@ def closing_table(results: dict[str, list[Row]], sizes: dict[str, str], task: Ta
     """Rows are floors and models by evaluation set; the columns are the task's."""
     table = Table(title=f"{task.name.replace('_', ' ')}: floors, and the model before and after training")
     table.add_column("set")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for heading in task.columns.values():
         table.add_column(heading, justify="right")
     for name, rows in results.items():
-        for index, row in enumerate(rows):
-            trained = row.name == "trained"
+        # the size under the name, where the next row leaves room for it
+        labels = [name, *(f"[dim]{line}[/dim]" for line in sizes[name].split("\n"))]
+        labels = labels[: len(rows)] + [""] * (len(rows) - len(labels))
+        for index, (label, row) in enumerate(zip(labels, rows, strict=True)):
             cells = [_cell(row.figures, column) for column in task.columns]
-            first = f"{name}\n[dim]{sizes[name]}[/dim]" if index == 0 else ""
-            table.add_row(
-                first, row.name, *cells, style="bold" if trained else None, end_section=index == len(rows) - 1
-            )
+            style = "bold" if row.name == "trained" else None
+            table.add_row(label, row.name, *cells, style=style, end_section=index == len(rows) - 1)
     return table
 
 
@@ -64,7 +63,7 @@ def _cell(figures: dict[str, float], column: str) -> str:
         return f"{100 * value:.1f} %"
     text = f"{value:.2f}" if column.startswith("perplexity") else f"{value:.3f}"
     low, high = figures.get(f"{column}_low"), figures.get(f"{column}_high")
-    return text if low is None or high is None else f"{text} ({low:.2f} to {high:.2f})"
+    return text if low is None or high is None else f"{text} ±{(high - low) / 2:.2f}"
 
 
 def print_table(table: Table, footnotes: list[str]) -> None:
@@ -79,7 +78,7 @@ def write_metrics(path: Path, content: dict[str, Any]) -> None:
     """JSON, written whole: a temporary name, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """From the data group of a configuration to splits: FASTA files, labelled tables, or one file that is split here."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from protformer.data.labels import (
 from protformer.data.splits import homology_warning, split_by_cluster, split_by_hash
 from protformer.data.tables import read_rows
 from protformer.errors import ProtformerError
-from protformer.training.tasks.base import LabelKind, Split
+from protformer.training.tasks.base import LabelKind, Row, Split
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,8 @@ DEMO_LABELS: dict[LabelKind, str] = {"class": "family", "residue": "states"}
 class FastaSource:
     """Splits from FASTA files; `labels` may name a table for each split, joined to the sequences by id.
 
-    With neither `valid` nor `test`, `train` is split by the hash of each sequence, or by `clusters`. `more` names further evaluation sets.
+    `reference` is what `protformer simulate` wrote of the best reachable perplexity. With neither `valid` nor `test`, `train` is split by the hash of each sequence, or by `clusters`. `more` names
+    further evaluation sets.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class FastaSource:
         labels: Mapping[str, Paths] | None = None,
         id_column: str = "id",
         label_column: str | None = None,
+        reference: str | None = None,
         seed: int = 0,
     ) -> None:
+        self.reference = reference
         self.files: dict[str, Paths | None] = {"train": train, "valid": valid, "test": test, **(more or {})}
         self.clusters = clusters
         self.fractions = dict(fractions or {"train": 0.9, "valid": 0.05, "test": 0.05})
@@ -66,6 +70,17 @@ class FastaSource:
         if kind == "none":
             return {name: Split(name, corpus) for name, corpus in corpora.items()}
         return self._with_labels(corpora, kind)
+
+    def references(self) -> dict[str, list[Row]]:
+        """For simulated sequences, the perplexities of those who know how they were made, by split."""
+        if self.reference is None:
+            return {}
+        known = json.loads(Path(self.reference).read_text(encoding="utf-8"))["perplexity"]
+        names = {"state_oracle": "knowing the true state", "best_reachable": "best reachable"}
+        return {
+            split: [Row(name, {"perplexity_mask": float(values[key])}, "simulated") for key, name in names.items()]
+            for split, values in known.items()
+        }
 
     def _split(self, corpus: Corpus) -> dict[str, Corpus]:
         if self.clusters:
@@ -107,7 +122,7 @@ class FastaSource:
 
 
 class TableSource:
-    """Splits from labelled tables (CSV, TSV, JSON lines), by file or by the value of a column (`train_where` and so on)."""
+    """Splits from labelled tables (CSV, TSV, JSON lines), by file or by a column's value (`train_where` and so on)."""
 
     def __init__(
         self,

@@ -36,7 +36,7 @@ class Row:
 
 
 class Figures(nn.Module):
-    """Scores of one evaluation set, summed over batches and ranks; a module so that its metrics move between devices."""
+    """Scores of one evaluation set, summed over batches and ranks; a module, so that its metrics change devices."""
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         raise NotImplementedError

@@ -80,7 +80,7 @@ class ClassFigures(Figures):
 
 
 class MultiLabelFigures(Figures):
-    """The same three over labels: accuracy over all (sequence, label) pairs, F1 the mean over labels, MCC over pairs."""
+    """The same three over labels: accuracy and MCC over all (sequence, label) pairs, F1 the mean over labels."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Predicting residues: masked (bidirectional) and next (causal). Both score targets as tokens and share their figures."""
+"""Predicting residues: masked (bidirectional) and next (causal). Both score tokens and share their figures."""
 
 from typing import Any, Literal
 
@@ -73,10 +73,10 @@ class ResiduePrediction:
         self.monitor = f"perplexity_{self.headline}"
         where = "residues" if causal else "<mask>"
         self.columns = {
-            f"perplexity_{self.headline}": f"perplexity at {where}",
-            f"accuracy_{self.headline}": f"accuracy at {where}",
-            "perplexity_all": "perplexity, all targets",
-            "accuracy_all": "accuracy, all targets",
+            f"perplexity_{self.headline}": f"perplexity {where}",
+            f"accuracy_{self.headline}": f"accuracy {where}",
+            "perplexity_all": "perplexity all targets",
+            "accuracy_all": "accuracy all targets",
         }
 
     def objective(self, split: Split, *, seed: int, training: bool) -> Objective:
@@ -111,7 +111,7 @@ class ResiduePrediction:
     def floors(
         self, train: Split, evaluations: dict[str, Split], objectives: dict[str, Objective], seed: int
     ) -> dict[str, list[Row]]:
-        """The training residues' frequencies (unigram), and each protein's own composition from what is visible of it."""
+        """The training residues' frequencies (unigram); each protein's own composition from what is visible of it."""
         log_unigram = composition.unigram_log_probs(train.corpus.tokens)
         strength = composition.fit_prior_strength(train.corpus.tokens, train.corpus.offsets, log_unigram, seed=seed)
         likeliest = int(np.argmax(log_unigram))
@@ -160,7 +160,7 @@ def _terms(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _headline_targets(objective: Objective) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets shown as `<mask>` and their records `[n]`, and each record's residues that are no target `[records, 33]`."""
+    """Targets shown as `<mask>` and their records `[n]`; each record's residues that are no target `[records, 33]`."""
     corpus = objective.corpus
     targets, owners = [], []
     visible = np.zeros((len(corpus), len(alphabet.TOKENS)), np.int64)
