@@ -88,6 +88,8 @@ class Contender(NamedTuple):
     batches: Sequence[Batch | Padded]
     build: Callable[..., nn.Module]
     arguments: tuple[Any, ...]
+    file_rows_per_token: float = 1.0
+    """Rows computed per real token if the whole file were batched so: a sample has fewer very long proteins."""
 
 
 def import_transformers() -> Any:
@@ -135,6 +137,10 @@ def draw_sorted_batches(lengths: np.ndarray, budget: int, batches: int, seed: in
     return [steps[generator.choice(stratum)] for stratum in strata]
 
 
+def padded_rows_per_token(steps: list[np.ndarray], lengths: np.ndarray) -> float:
+    return sum(len(step) * int(lengths[step].max()) for step in steps) / sum(int(lengths[step].sum()) for step in steps)
+
+
 def pack(objective: MaskedResidues, records: np.ndarray) -> Batch:
     examples = [objective.example(int(record), 0) for record in records]
     chosen = [int(record) for record in records]
@@ -161,3 +167,12 @@ def attention_cells(batch: Batch | Padded) -> int:
     if isinstance(batch, Padded):
         return batch.input_ids.shape[0] * batch.input_ids.shape[1] ** 2
     return int((batch.cu_seqlens.diff().long() ** 2).sum())
+
+
+def first_sequence(batch: Batch | Padded) -> Batch | Padded:
+    if isinstance(batch, Padded):
+        return Padded(*(x[:1] for x in batch))
+    end = int(batch.cu_seqlens[1])
+    inside = batch.rows < end
+    rows, targets = batch.rows[inside], batch.targets[inside]
+    return batch._replace(tokens=batch.tokens[:end], cu_seqlens=batch.cu_seqlens[:2], rows=rows, targets=targets)

@@ -4,9 +4,10 @@
 
 A step is forward, backward and AdamW of masked-residue modeling. Every contender sees the same proteins with the same
 masks, at the same budget of real tokens per step, so all take about the same number of steps; they differ in what
-stands around the real tokens (packing has nothing, a padded rectangle has padding). Passes over the proteins are
-interleaved, so that a busy machine slows all of them. Batches are made beforehand and not timed. The ceiling is the
-matrix products that no attention can avoid: the linear layers of the same shape on the same tokens.
+stands around the real tokens (packing has nothing, a padded rectangle has padding). The contenders take turns step by
+step, so that a busy machine slows all of them, and ratios are of the same pass. Batches are made beforehand and not
+timed. The ceiling is the matrix products that no attention can avoid: the linear layers of the same shape on the same
+tokens.
 
 The proteins are a stratified sample: the whole file is sorted by length and cut into batches, as a user of padded
 batches would, and one batch is drawn from each stratum of lengths. Sorting a plain sample of a few hundred proteins
@@ -41,10 +42,12 @@ from contenders import (
     build_ours,
     consecutive,
     draw_sorted_batches,
+    first_sequence,
     import_transformers,
     our_model,
     pack,
     pad,
+    padded_rows_per_token,
     rows_computed,
 )
 from rich.console import Console
@@ -124,15 +127,6 @@ def _peak_extra_memory(contender: Contender, precision: str, threads: int) -> fl
     return _peak_resident_mb() - before
 
 
-def first_sequence(batch: Batch | Padded) -> Batch | Padded:
-    if isinstance(batch, Padded):
-        return Padded(*(x[:1] for x in batch))
-    end = int(batch.cu_seqlens[1])
-    inside = batch.rows < end
-    rows, targets = batch.rows[inside], batch.targets[inside]
-    return batch._replace(tokens=batch.tokens[:end], cu_seqlens=batch.cu_seqlens[:2], rows=rows, targets=targets)
-
-
 def _peak_resident_mb() -> float:
     # Not getrusage: its maximum is inherited from the parent over fork and exec.
     status = Path("/proc/self/status").read_text()
@@ -157,11 +151,15 @@ def contenders(arguments: argparse.Namespace, lengths: np.ndarray, objective: Ma
         Contender(f"protformer performer {features}", "packed", packed, build_ours, (shape, "performer", features)),
         Contender("protformer exact", "packed", packed, build_ours, (shape, "exact", features)),
     ]
-    for order, steps in (("sorted", by_length), ("file order", consecutive(chosen, lengths, budget))):
+    for order, steps, whole in (
+        ("sorted", by_length, np.argsort(lengths, kind="stable")),
+        ("file order", consecutive(chosen, lengths, budget), np.arange(len(lengths))),
+    ):
+        of_file = padded_rows_per_token(consecutive(whole, lengths, budget), lengths)
         batches = [pad(pack(objective, step)) for step in steps]
         attention = faster_attention(shape, arguments.precision, batches)
         name = f"EsmForMaskedLM {attention}"
-        rows.append(Contender(name, f"padded, {order}", batches, HuggingFace, (shape, attention)))
+        rows.append(Contender(name, f"padded, {order}", batches, HuggingFace, (shape, attention), of_file))
     return rows
 
 
@@ -172,12 +170,14 @@ def measure(rows: list[Contender], arguments: argparse.Namespace, source: str) -
         trainer.step(row.batches[0])
     seconds: list[list[float]] = [[] for _ in rows]
     for repeat in range(arguments.repeats):
-        for place in range(len(rows)):
-            index = (place + repeat) % len(rows)
-            seconds[index].append(trainers[index].seconds(rows[index].batches))
+        for times in seconds:
+            times.append(0.0)
+        for step in range(max(len(row.batches) for row in rows)):
+            for place in range(len(rows)):
+                index = (place + step + repeat) % len(rows)
+                seconds[index][-1] += trainers[index].seconds(rows[index].batches[step : step + 1])
     packed = [batch for batch in rows[0].batches if isinstance(batch, Batch)]
     residues = sum(batch.residues for batch in packed)
-    speed = [residues / statistics.median(times) for times in seconds]
     hidden, layers, heads, intermediate = SHAPES[arguments.model]
     shared = {
         "precision": arguments.precision, "model": arguments.model, "hidden_size": hidden, "num_layers": layers,
@@ -193,17 +193,25 @@ def measure(rows: list[Contender], arguments: argparse.Namespace, source: str) -
             "parameters": parameter_count(trainer.module),
             "steps": len(row.batches),
             "rows_per_token": sum(map(rows_computed, row.batches)) / sum(map(rows_computed, rows[0].batches)),
+            "rows_per_token_of_the_file": row.file_rows_per_token,
             "ms_median": 1e3 * statistics.median(times),
             "ms_min": 1e3 * min(times),
             "ms_max": 1e3 * max(times),
-            "residues_per_second": rate,
-            "ratio_to_hf_sorted": rate / speed[-2],
-            "ratio_to_ceiling": rate / speed[0],
+            "residues_per_second": residues / statistics.median(times),
+            # Of the same pass: what else the machine did then, it did to both.
+            "ratio_to_hf_sorted": statistics.median(ratios := paired(seconds[-2], times)),
+            "ratio_to_hf_sorted_min": min(ratios),
+            "ratio_to_hf_sorted_max": max(ratios),
+            "ratio_to_ceiling": statistics.median(paired(seconds[0], times)),
             "peak_extra_memory_mb": extra,
             **shared,
         }
-        for row, trainer, times, rate, extra in zip(rows, trainers, seconds, speed, memory, strict=True)
+        for row, trainer, times, extra in zip(rows, trainers, seconds, memory, strict=True)
     ]
+
+
+def paired(reference: list[float], times: list[float]) -> list[float]:
+    return [there / here for there, here in zip(reference, times, strict=True)]
 
 
 def surroundings() -> dict[str, Any]:
@@ -229,21 +237,22 @@ def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title=f"Training step, {one['model']}, {one['precision']}, {one['threads']} thread(s)")
     for column in ("implementation", "batching"):
         table.add_column(column)
-    for column in ("rows/token", "ms (min to max)", "residues/s", "x HF sorted", "x ceiling", "extra MB"):
+    for column in ("rows/token (file)", "ms (min to max)", "residues/s", "x HF sorted", "x ceiling", "extra MB"):
         table.add_column(column, justify="right")
     for row in rows:
         extra = row["peak_extra_memory_mb"]
+        ratios = (row[f"ratio_to_hf_sorted{which}"] for which in ("", "_min", "_max"))
         table.add_row(
             row["implementation"],
             row["batching"],
-            f"{row['rows_per_token']:.2f}",
+            f"{row['rows_per_token']:.2f} ({row['rows_per_token_of_the_file']:.2f})",
             f"{row['ms_median']:,.0f} ({row['ms_min']:,.0f} to {row['ms_max']:,.0f})",
             f"{row['residues_per_second']:,.0f}",
-            f"{row['ratio_to_hf_sorted']:.2f}",
+            "{:.2f} ({:.2f} to {:.2f})".format(*ratios),
             f"{row['ratio_to_ceiling']:.2f}",
             "-" if extra is None else f"{extra:,.0f}",
         )
-    console = Console(width=None if Console().is_terminal else 140)
+    console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     for note in (
         f"{one['proteins']} proteins, {one['residues']:,} residues of {one['source']};"

@@ -1,0 +1,1 @@
+"""Rows in, rows out: what runs wrote, read back, compared and drawn."""

@@ -110,8 +110,8 @@ class ProteinEncoder(nn.Module):
     def __init__(self, *, encoder: Encoder, vocabulary_size: int = 33, token_dropout: bool = False) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, encoder.hidden_size)
-        # ESM-2's 0.02 makes an untrained model uniform over the alphabet, and training slow: on the demo set the loss that
-        # 1/sqrt(hidden) reaches in 90 steps took 600.
+        # ESM-2's 0.02 makes an untrained model uniform over the alphabet, and training slow: on the demo set the loss
+        # that 1/sqrt(hidden) reaches in 90 steps took 600.
         nn.init.normal_(self.embedding.weight, std=encoder.hidden_size**-0.5)
         self.encoder = encoder
         self.token_dropout = token_dropout

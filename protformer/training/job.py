@@ -78,6 +78,8 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch now calls deprecated.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    # True of its own loaders; `TrainingOrder` goes on where the run left off.
+    warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch ended")
 
     if config.evaluate.weights not in ("best", "last"):
         raise ProtformerError(f"evaluate.weights={config.evaluate.weights}: write best or last.")

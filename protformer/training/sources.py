@@ -34,8 +34,8 @@ DEMO_LABELS: dict[LabelKind, str] = {"class": "family", "residue": "states"}
 class FastaSource:
     """Splits from FASTA files; `labels` may name a table for each split, joined to the sequences by id.
 
-    `reference` is what `protformer simulate` wrote of the best reachable perplexity. With neither `valid` nor `test`, `train` is split by the hash of each sequence, or by `clusters`. `more` names
-    further evaluation sets.
+    `reference` is what `protformer simulate` wrote of the best reachable perplexity. With neither `valid` nor `test`,
+    `train` is split by the hash of each sequence, or by `clusters`. `more` names further evaluation sets.
     """
 
     def __init__(

@@ -1,0 +1,67 @@
+"""Pictures of a run: what it reached, beside its floors, on each evaluation set."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from protformer.errors import ProtformerError
+
+# Okabe and Ito's colours, told apart by the colour-blind; the same for the same row everywhere.
+COLOURS = {
+    "trained": "#0072B2",
+    "before training": "#BBBBBB",
+    "untrained": "#BBBBBB",
+    "best reachable": "#009E73",
+    "knowing the true state": "#56B4E9",
+}
+FLOOR_COLOUR = "#E69F00"
+HEADINGS = {
+    "perplexity_mask": "perplexity at <mask> (lower is better)",
+    "perplexity_residues": "perplexity of the next residue (lower is better)",
+    "accuracy": "accuracy (higher is better)",
+    "macro_f1": "macro F1 (higher is better)",
+    "spearman": "Spearman's rank correlation (higher is better)",
+}
+
+
+def plot_run(metrics: dict[str, Any], output: Path) -> None:
+    """Bars of the run's headline figure by evaluation set, floors included, with 95 % intervals where there are any.
+
+    The picture's type is that of `output`'s ending; it is written to a temporary name and renamed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ProtformerError("Plots need matplotlib: pip install 'protformer[plots]'.") from error
+    sets = metrics["sets"]
+    column = next((c for c in HEADINGS if any(c in r["figures"] for s in sets.values() for r in s["rows"])), None)
+    if column is None:
+        raise ProtformerError("This run has no figure that can be drawn.")
+    names = list(sets)
+    figure = Figure(figsize=(3.3 * len(names) + 1.6, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axis, name in zip(axes, names, strict=True):
+        rows = [r for r in sets[name]["rows"] if r["figures"].get(column) is not None][::-1]
+        values = [r["figures"][column] for r in rows]
+        errors = [
+            [v - (r["figures"].get(f"{column}_low") or v) for r, v in zip(rows, values, strict=True)],
+            [(r["figures"].get(f"{column}_high") or v) - v for r, v in zip(rows, values, strict=True)],
+        ]
+        colours = [COLOURS.get(r["name"], FLOOR_COLOUR) for r in rows]
+        axis.barh([r["name"] for r in rows], values, xerr=errors, color=colours, error_kw={"lw": 1, "capsize": 2})
+        for place, value in enumerate(values):
+            axis.annotate(f"{value:.3g}" if value < 1 else f"{value:.2f}", (value, place), xytext=(6, 0),
+                          textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+        axis.set_title(f"{name}: {sets[name]['sequences']:,} proteins", fontsize=10)
+        axis.set_xlim(0, max(values) * 1.2)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel(HEADINGS[column], fontsize=10)
+    figure.suptitle(metrics["run"], fontsize=11)
+    temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    try:
+        figure.savefig(temporary, dpi=150)
+        os.replace(temporary, output)
+    except ValueError as error:  # an ending that matplotlib does not know
+        raise ProtformerError(f"{output}: {error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
