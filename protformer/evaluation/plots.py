@@ -60,7 +60,7 @@ def plot_run(metrics: dict[str, Any], output: Path) -> None:
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
     try:
         figure.savefig(temporary, dpi=150)
-        os.replace(temporary, output)
+        temporary.replace(output)
     except ValueError as error:  # an ending that matplotlib does not know
         raise ProtformerError(f"{output}: {error}.") from error
     finally:

@@ -78,6 +78,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch now calls deprecated.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+    warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save all targets")  # 8 bytes a sequence
     # True of its own loaders; `TrainingOrder` goes on where the run left off.
     warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch ended")
 
@@ -350,6 +351,9 @@ def _write(
         f" ({training['residues_per_second']:,.0f} residues/s in training steps). Weights scored and saved: {weights}.",
         f"Run folder: {shown_path(run_dir)}  (model folder: {shown_path(run_dir / 'model')})",
     ]
+    limit = settings.config["trainer"].get("limit_test_batches")
+    if limit not in (None, 1.0):
+        notes.insert(0, f"Not whole sets: trainer.limit_test_batches={limit} leaves batches of each out.")
     if task.monitor.startswith("perplexity"):
         notes.insert(0, "±: half of the 95 % interval over proteins (bootstrap).")
     print_table(closing_table(rows, sizes, task), notes)

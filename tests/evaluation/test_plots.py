@@ -15,7 +15,9 @@ def write(folder, rows):
 def test_a_picture_is_written(tmp_path):
     pytest.importorskip("matplotlib")
     figures = {"perplexity_mask": 15.0, "perplexity_mask_low": 14.5, "perplexity_mask_high": 15.5}
-    write(tmp_path, [{"name": "unigram", "figures": {"perplexity_mask": 18.0}}, {"name": "trained", "figures": figures}])
+    write(
+        tmp_path, [{"name": "unigram", "figures": {"perplexity_mask": 18.0}}, {"name": "trained", "figures": figures}]
+    )
     assert main(["plot", str(tmp_path), "-o", str(tmp_path / "run.png")]) == 0
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     assert main(["plot", str(tmp_path), "-o", str(tmp_path / "run.xyz")]) == 1

@@ -22,7 +22,13 @@ from protformer.features import (
     projection_generator,
 )
 
-UNBIASED = (PositiveFeatures, HyperbolicFeatures, TrigonometricFeatures)
+IID_OR_ORTHOGONAL = (PositiveFeatures, HyperbolicFeatures, TrigonometricFeatures)
+# Every map that estimates the softmax kernel without bias, and how it is made: a new one is one line here.
+UNBIASED = [
+    *((map_class, {"orthogonal_rows": choice}) for map_class in IID_OR_ORTHOGONAL for choice in (True, False)),
+]
+BIASED = (RegularizedFeatures, GeneralizedFeatures)
+ALL_MAPS = (*dict.fromkeys(map_class for map_class, _ in UNBIASED), *BIASED)
 # A law fails by chance in one of 16,000 means; there are a few hundred here and the seeds are fixed.
 SIGMAS = 4.0
 
@@ -70,13 +76,12 @@ def make(map_class: type[FeatureMap], num_features: int, dim: int, **options: bo
     return map_class(num_heads=1, head_dim=dim, num_features=num_features, **options)  # pyright: ignore[reportCallIssue]
 
 
-@pytest.mark.parametrize("orthogonal_rows", [True, False])
-@pytest.mark.parametrize("map_class", UNBIASED)
+@pytest.mark.parametrize(("map_class", "options"), UNBIASED)
 @pytest.mark.parametrize(("num_features", "dim"), [(8, 4), (10, 8), (26, 8)])
-def test_unbiased_for_the_softmax_kernel(map_class, num_features, dim, orthogonal_rows):
+def test_unbiased_for_the_softmax_kernel(map_class, options, num_features, dim):
     x, y = pairs(dim, count=6, squared_norm_of_sum=1.0)
     x, y = torch.cat([x, x[:1], x[:1]]), torch.cat([y, x[:1], -x[:1]])  # equal and opposite pairs too
-    feature_map = make(map_class, num_features, dim, orthogonal_rows=orthogonal_rows)
+    feature_map = make(map_class, num_features, dim, **options)
     off = deviation(estimates(feature_map, x, y, draws=1500), softmax_kernel(x, y))
     assert off.abs().max() < SIGMAS
 
@@ -102,7 +107,7 @@ def test_the_planted_bug_is_caught(monkeypatch):
 
 
 @pytest.mark.parametrize("num_features", [4, 16, 64])
-@pytest.mark.parametrize("map_class", UNBIASED)
+@pytest.mark.parametrize("map_class", IID_OR_ORTHOGONAL)
 def test_mean_squared_error_of_independent_rows(map_class, num_features):
     dim = 6
     x, y = pairs(dim, count=5, squared_norm_of_sum=0.6)
@@ -120,7 +125,7 @@ def test_mean_squared_error_of_independent_rows(map_class, num_features):
     assert deviation(squares, expected).abs().max() < SIGMAS
 
 
-@pytest.mark.parametrize("map_class", UNBIASED)
+@pytest.mark.parametrize("map_class", IID_OR_ORTHOGONAL)
 def test_orthogonal_rows_are_never_worse(map_class):
     dim = num_features = 8
     x, y = pairs(dim, count=5, squared_norm_of_sum=1.5)
@@ -147,15 +152,14 @@ def test_orthogonal_positive_features_keep_their_bound():
     assert deviation(squares, bound).max() < SIGMAS
 
 
-@pytest.mark.parametrize("orthogonal_rows", [True, False])
-@pytest.mark.parametrize("map_class", UNBIASED)
-def test_error_falls_as_the_square_root_of_the_features(map_class, orthogonal_rows):
+@pytest.mark.parametrize(("map_class", "options"), UNBIASED)
+def test_error_falls_as_the_square_root_of_the_features(map_class, options):
     dim = 4
     x, y = pairs(dim, count=8, squared_norm_of_sum=0.8)
     kernel = softmax_kernel(x, y)
     mean, error = {}, {}
     for num_features in (16, 128):  # whole blocks both: m^-1/2 is exact there
-        feature_map = make(map_class, num_features, dim, orthogonal_rows=orthogonal_rows)
+        feature_map = make(map_class, num_features, dim, **options)
         squares = (estimates(feature_map, x, y, draws=500) - kernel).square() / kernel.square()
         mean[num_features], error[num_features] = mean_and_error(squares.mean(dim=1, keepdim=True))
     slope = (mean[128] / mean[16]).log() / math.log(128 / 16) / 2
@@ -187,9 +191,6 @@ def test_trigonometric_estimates_can_be_negative_and_positive_ones_cannot():
     assert (estimates(make(TrigonometricFeatures, 8, 4), x, y, draws=200) < 0).any()
     for map_class in (PositiveFeatures, HyperbolicFeatures, RegularizedFeatures, GeneralizedFeatures):
         assert (estimates(make(map_class, 8, 4), x, y, draws=200) > 0).all()
-
-
-ALL_MAPS = (*UNBIASED, RegularizedFeatures, GeneralizedFeatures)
 
 
 @pytest.mark.parametrize("map_class", ALL_MAPS)
