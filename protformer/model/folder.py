@@ -172,12 +172,13 @@ def _build_head(configuration: dict[str, Any], hidden_size: int, vocabulary_size
     raise ValueError(f"unknown head {configuration['name']!r}")
 
 
-def initialise_from(model: ProteinModel, path: Path | str) -> list[str]:
+def initialise_from(model: ProteinModel, path: Path | str, *, classes: tuple[str, ...] = ()) -> list[str]:
     """Copy the trunk's weights of a model folder into `model`; the head too where it is the same. What was copied.
 
-    Random features keep the projections of `model`, whose attention need not be the folder's.
+    With the folder's attention come its projections; another attention keeps those of `model`. A head is the same
+    when its shape and its `classes` are.
     """
-    source, _ = load_model(path)
+    source, configuration = load_model(path)
     theirs, ours = source.trunk.config(), model.trunk.config()
     shape = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "vocabulary_size")
     differing = [k for k in shape if theirs[k] != ours[k]]
@@ -186,10 +187,12 @@ def initialise_from(model: ProteinModel, path: Path | str) -> list[str]:
         raise ProtformerError(
             f"init_from={path}: the model folder has another shape ({told}); choose its model= group."
         )
-    weights = {k: v for k, v in source.trunk.state_dict().items() if ".attention." not in k}
+    same_attention = theirs["attention"] == ours["attention"]
+    weights = {k: v for k, v in source.trunk.state_dict().items() if same_attention or ".attention." not in k}
     model.trunk.load_state_dict(weights, strict=False)
     copied = ["trunk"]
-    if source.head.config() == model.head.config():
+    their_classes = tuple(configuration["metadata"].get("classes", ()))
+    if source.head.config() == model.head.config() and their_classes == classes:
         model.head.load_state_dict(source.head.state_dict())
         copied.append("head")
     return copied

@@ -52,7 +52,8 @@ class Throughput(Callback):
         self._window_seconds += time.perf_counter() - self._started
         self._window_residues += batch.residues
         interval = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
-        if trainer.fit_loop.epoch_loop.batch_progress.current.ready % interval == 0:
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # micro-batches, over all epochs
+        if interval and done % (interval * trainer.accumulate_grad_batches) == 0:
             self._flush(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,6 +117,15 @@ class ReturnMemory(Callback):
             self._trim(0)
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps the best figure of a resumed run. Lightning forgets it where the run folder is another one, as it always is
+    here; it deletes no file outside the new folder either way."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if Path(state_dict["best_model_path"]).is_file():
+            super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+
+
 def checkpoint(
     *, run_dir: Path | str, monitor: str | None, mode: str, every_steps: int | None = None, keep: int = 1
 ) -> ModelCheckpoint:
@@ -125,7 +135,7 @@ def checkpoint(
     an override.
     """
     best = None if monitor is None else f"valid/{monitor}"
-    return ModelCheckpoint(
+    return RunCheckpoint(
         dirpath=Path(run_dir) / "checkpoints",
         filename="step_{step:07d}",
         auto_insert_metric_name=False,

@@ -43,24 +43,31 @@ class TrainingOrder(Sampler[Index]):
     """The rest of the current epoch, from the optimiser step that the trainer is at.
 
     Lightning calls `set_epoch` on no sampler of this kind and starts the data over when it resumes in mid-epoch; but it
-    restores `global_step`, and the plan is a pure function of it.
+    restores `global_step`, and the plan is a pure function of it. With `repeat` there are only the
+    plan's first `repeat` steps, again and again.
     """
 
-    def __init__(self, trainer: Trainer, plan: PackingPlan, micro_batches: int) -> None:
+    def __init__(self, trainer: Trainer, plan: PackingPlan, micro_batches: int, repeat: int | None = None) -> None:
+        self.repeat = None if repeat is None else min(repeat, len(plan.epoch_steps(0)))
         self.trainer = trainer
         self.plan = plan
         self.micro_batches = micro_batches
-        self.epoch, _ = plan.locate(trainer.global_step)
+        self.epoch, _ = self._place()
+
+    def _place(self) -> tuple[int, int]:
+        if self.repeat is not None:
+            return 0, self.trainer.global_step % self.repeat
+        return self.plan.locate(self.trainer.global_step)
 
     def __iter__(self) -> Iterator[Index]:
-        epoch, first = self.plan.locate(self.trainer.global_step)
-        for step in range(first, len(self.plan.epoch_steps(epoch))):
+        epoch, first = self._place()
+        for step in range(first, self.repeat or len(self.plan.epoch_steps(epoch))):
             for micro in range(self.micro_batches):
                 yield epoch, step, micro
 
     def __len__(self) -> int:
         # of the whole epoch: Lightning counts the batches that a resumed run has behind it
-        return len(self.plan.epoch_steps(self.epoch)) * self.micro_batches
+        return (self.repeat or len(self.plan.epoch_steps(self.epoch))) * self.micro_batches
 
 
 class EvaluationOrder(Sampler[Index]):
@@ -86,6 +93,7 @@ class PackedDataModule(LightningDataModule):
         seed: of the order of the training sequences.
         num_workers: processes that prepare batches; 0 prepares them in the training process, which is faster on few
             cores.
+        repeat_steps: train on the first so many steps alone, again and again, to see whether the loss falls.
     """
 
     def __init__(
@@ -96,13 +104,17 @@ class PackedDataModule(LightningDataModule):
         eval_tokens: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        repeat_steps: int | None = None,
     ) -> None:
         super().__init__()
         if batch_tokens < 3:
             raise ValueError(f"data.batch_tokens must be at least 3 (<cls>, a residue, <eos>), not {batch_tokens}")
         self.objectives = objectives
         self.seed = seed
+        if repeat_steps is not None and repeat_steps < 1:
+            raise ValueError(f"data.repeat_steps must be at least 1, not {repeat_steps}")
         self.num_workers = num_workers
+        self.repeat_steps = repeat_steps
         self.plans = {
             name: PackingPlan(
                 objective.corpus.lengths + 2,
@@ -117,7 +129,7 @@ class PackedDataModule(LightningDataModule):
         trainer = self._trainer()
         micro_batches = trainer.accumulate_grad_batches
         plan = self.plans["train"]
-        return self._loader("train", TrainingOrder(trainer, plan, micro_batches), micro_batches)
+        return self._loader("train", TrainingOrder(trainer, plan, micro_batches, self.repeat_steps), micro_batches)
 
     def val_dataloader(self) -> Any:
         return self.evaluation_loader("valid") if "valid" in self.objectives else []

@@ -1,6 +1,7 @@
 """What `train.py` calls for each job: the resolved configuration is written down, checked, and run."""
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from protformer.errors import ProtformerError
 from protformer.training.job import JobSettings
-from protformer.training.launch import finish_logging, resolve_devices, run
+from protformer.training.launch import finish_logging, launched_outside, resolve_devices, run
 
 log = logging.getLogger(__name__)
 GROUPS = (
@@ -32,6 +34,16 @@ def train(config: DictConfig) -> dict[str, Any]:
     """Run one job of a Hydra command line; returns the figures by evaluation set."""
     hydra = HydraConfig.get()
     run_dir = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ProtformerError(
+            "-m under torchrun would mix the jobs of the sweep: leave torchrun out and write trainer.devices=N; each"
+            " job gets processes of its own."
+        )
+    if launched_outside() and not any(o.startswith("hydra.run.dir=") for o in hydra.overrides.hydra):
+        raise ProtformerError(
+            "Under torchrun or srun each process would make a run folder of its own: write hydra.run.dir=runs/NAME, the"
+            " same for all. (For one machine leave the launcher out and write trainer.devices=N.)"
+        )
     processes = resolve_devices(config.trainer)
     choices = {group: str(hydra.runtime.choices[group]) for group in GROUPS if hydra.runtime.choices.get(group)}
     overrides = list(hydra.overrides.task)

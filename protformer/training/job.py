@@ -41,7 +41,7 @@ from protformer.training.tasks import Row, Split, Task
 
 log = logging.getLogger(__name__)
 
-LOADER_KEYS = ("batch_tokens", "eval_tokens", "num_workers")
+LOADER_KEYS = ("batch_tokens", "eval_tokens", "num_workers", "repeat_steps")
 
 
 @dataclass
@@ -179,7 +179,8 @@ def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Sp
             shape |= {k: theirs[k] for k in shape.keys() & theirs.keys()}
             token_dropout = theirs["token_dropout"]
         if not settings.chose("attention", "features"):
-            attention = factory_from_config(theirs["attention"])
+            causal = task.causal if task.label_kind == "none" else theirs["attention"]["causal"]
+            attention = factory_from_config({**theirs["attention"], "causal": causal})
     elif config.freeze:
         raise ProtformerError(
             "freeze=true trains the head alone, on a trunk that has learned: give init_from=FOLDER too."
@@ -189,14 +190,14 @@ def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Sp
     head = task.head(hidden_size=encoder.hidden_size, vocabulary_size=len(TOKENS), classes=len(train.classes))
     model = ProteinModel(trunk=trunk, head=head)
     if config.init_from is not None:
-        copied = initialise_from(model, config.init_from)
+        copied = initialise_from(model, config.init_from, classes=train.classes)
         log.info("weights of %s copied: %s", config.init_from, " and ".join(copied))
     return model
 
 
 def _redraw(config: DictConfig, encoder: Encoder) -> list[Callback]:
-    if not any(hasattr(attention, "redraw_") for attention in encoder.attentions):
-        return []
+    if config.freeze or not any(hasattr(attention, "redraw_") for attention in encoder.attentions):
+        return []  # a frozen trunk is a fixed function: new projections would change it under its head
     return [RedrawFeatures(schedule=instantiate(config.redraw), encoder=encoder)]
 
 
@@ -223,6 +224,8 @@ def build_trainer(
     if isinstance(arguments["val_check_interval"], int):
         # the configuration counts optimiser steps, Lightning counts micro-batches
         arguments["val_check_interval"] *= arguments["accumulate_grad_batches"]
+    elif isinstance(arguments["val_check_interval"], float) and arguments["check_val_every_n_epoch"] is None:
+        arguments["check_val_every_n_epoch"] = 1  # a share of each epoch
     return instantiate(
         arguments,
         logger=logger if logger is not None else False,
@@ -295,7 +298,8 @@ def _choose_weights(
         # The run may have ended between validations: its last weights are a candidate too.
         last = trainer.validate(module, datamodule=data, verbose=False)[0][f"valid/{monitor}"]
         score = float(best.best_model_score)
-        if (score < last) if best.mode == "min" else (score > last):
+        # (written so that a last figure of NaN is the worse one)
+        if not (last <= score if best.mode == "min" else last >= score):
             checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
             module.load_state_dict(checkpoint["state_dict"])
             return f"best on valid (step {checkpoint['global_step']} of {step})"

@@ -56,7 +56,9 @@ def resolve_devices(trainer: DictConfig) -> int:
 
 def launched_outside() -> bool:
     """Whether torchrun or SLURM already made this process one rank of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 or (
+        int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
+    )
 
 
 def run(settings: JobSettings, processes: int) -> dict[str, Any]:

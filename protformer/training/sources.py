@@ -34,8 +34,9 @@ DEMO_LABELS: dict[LabelKind, str] = {"class": "family", "residue": "states"}
 class FastaSource:
     """Splits from FASTA files; `labels` may name a table for each split, joined to the sequences by id.
 
-    `reference` is what `protformer simulate` wrote of the best reachable perplexity. With neither `valid` nor `test`,
-    `train` is split by the hash of each sequence, or by `clusters`. `more` names further evaluation sets.
+    `reference` is what `protformer simulate` wrote of the best reachable perplexity. Without `valid`, it (and `test`,
+    without one) is split off `train` by the hash of each sequence, or by `clusters`. `more` names further evaluation
+    sets.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FastaSource:
         test: Paths | None = None,
         more: Mapping[str, Paths] | None = None,
         clusters: str | None = None,
+        allow_missing_clusters: bool = False,
         fractions: Mapping[str, float] | None = None,
         labels: Mapping[str, Paths] | None = None,
         id_column: str = "id",
@@ -56,6 +58,7 @@ class FastaSource:
         self.reference = reference
         self.files: dict[str, Paths | None] = {"train": train, "valid": valid, "test": test, **(more or {})}
         self.clusters = clusters
+        self.allow_missing_clusters = allow_missing_clusters
         self.fractions = dict(fractions or {"train": 0.9, "valid": 0.05, "test": 0.05})
         self.labels = dict(labels or {})
         self.id_column = id_column
@@ -65,8 +68,8 @@ class FastaSource:
     def load(self, kind: LabelKind) -> dict[str, Split]:
         """Splits by name, "train" first."""
         corpora = {name: _read(name, paths) for name, paths in self.files.items() if paths is not None}
-        if len(corpora) == 1 or (self.clusters and "valid" not in corpora):
-            corpora = {**self._split(corpora.pop("train")), **corpora}
+        if "valid" not in corpora:
+            corpora = {**self._split(corpora.pop("train"), given=set(corpora)), **corpora}
         if kind == "none":
             return {name: Split(name, corpus) for name, corpus in corpora.items()}
         return self._with_labels(corpora, kind)
@@ -82,12 +85,19 @@ class FastaSource:
             for split, values in known.items()
         }
 
-    def _split(self, corpus: Corpus) -> dict[str, Corpus]:
+    def _split(self, corpus: Corpus, given: set[str]) -> dict[str, Corpus]:
+        """Parts of `corpus`; those that have files of their own take nothing of it."""
+        wanted = {name: share for name, share in self.fractions.items() if name not in given}
+        if len(wanted) < len(self.fractions):
+            wanted = {name: share / sum(wanted.values()) for name, share in wanted.items()}
         if self.clusters:
-            parts = split_by_cluster(corpus, self.clusters, self.fractions, self.seed)
+            parts = split_by_cluster(
+                corpus, self.clusters, wanted, self.seed, allow_missing=self.allow_missing_clusters
+            )
         else:
             log.warning(homology_warning())
-            parts = split_by_hash(corpus, self.fractions, self.seed)
+            parts = split_by_hash(corpus, wanted, self.seed)
+        parts = {name: indices for name, indices in parts.items() if len(indices)}  # a fraction may be 0
         for name, indices in parts.items():
             log.info("%s: %s of %s sequences", name, f"{len(indices):,}", f"{len(corpus):,}")
         return {name: corpus.subset(indices) for name, indices in parts.items()}
@@ -102,10 +112,12 @@ class FastaSource:
         splits: dict[str, Split] = {}
         vocabulary: tuple[str, ...] | None = None
         for name, corpus in corpora.items():
-            if name not in self.labels:
+            # what was split off train has its labels in train's table
+            tables = self.labels.get(name if self.files.get(name) is not None else "train")
+            if tables is None:
                 log.info("%s: no table of labels, left out of this task", name)
                 continue
-            labelled = _targets(self._join(corpus, self.labels[name], column), kind, vocabulary)
+            labelled = _targets(self._join(corpus, tables, column), kind, vocabulary)
             vocabulary = labelled.vocabulary if name == "train" else vocabulary
             splits[name] = Split(name, labelled.corpus, labelled.values, labelled.vocabulary)
         return splits
@@ -140,6 +152,8 @@ class TableSource:
         train_where: Mapping[str, Any] | None = None,
         valid_where: Mapping[str, Any] | None = None,
         test_where: Mapping[str, Any] | None = None,
+        clusters: str | None = None,
+        allow_missing_clusters: bool = False,
         fractions: Mapping[str, float] | None = None,
         seed: int = 0,
     ) -> None:
@@ -161,6 +175,8 @@ class TableSource:
         }
         self.label_separator = label_separator
         self.unknown_labels: Literal["error", "skip"] = unknown_labels
+        self.clusters = clusters
+        self.allow_missing_clusters = allow_missing_clusters
         self.fractions = dict(fractions or {"train": 0.9, "valid": 0.1})
         self.seed = seed
 
@@ -183,10 +199,16 @@ class TableSource:
         return splits
 
     def _split_off_valid(self, train: Split) -> dict[str, Split]:
-        log.warning(homology_warning())
-        parts = split_by_hash(train.corpus, self.fractions, self.seed)
+        if self.clusters:
+            missing = self.allow_missing_clusters
+            parts = split_by_cluster(train.corpus, self.clusters, self.fractions, self.seed, allow_missing=missing)
+        else:
+            log.warning(homology_warning())
+            parts = split_by_hash(train.corpus, self.fractions, self.seed)
         splits = {}
         for name, indices in parts.items():
+            if not len(indices):
+                continue  # a fraction may be 0
             corpus = train.corpus.subset(indices)
             targets = train.targets
             if targets is not None and len(targets) == len(train.corpus):

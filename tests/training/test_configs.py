@@ -16,8 +16,9 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from protformer.attention import Attention
+from protformer.data.alphabet import TOKENS
 from protformer.features import FeatureMap
-from protformer.model import ProteinModel, parameter_count
+from protformer.model import ProteinModel, parameter_count, save_model
 from protformer.training.job import JobSettings, build_model, build_trainer
 from protformer.training.redraw import RedrawSchedule
 from protformer.training.tasks import Split, Task
@@ -126,6 +127,20 @@ def test_trainers_are_built(choice, tmp_path):
     config.trainer.strategy = "auto" if config.trainer.strategy == "ddp" else config.trainer.strategy
     config.trainer.devices = 1  # several processes are tested in test_distributed.py
     assert isinstance(build_trainer(config, None, [], tmp_path, "perplexity_mask"), Trainer)
+
+
+def test_validation_at_a_share_of_the_epoch(tmp_path):
+    trainer = build_trainer(composed("debug=overfit"), None, [], tmp_path, "perplexity_mask")
+    assert trainer.val_check_interval == 1.0
+
+
+def test_next_residue_from_a_bidirectional_model_is_causal(tmp_path):
+    config, settings = composed("model=tiny"), JobSettings(config={}, run_dir="out")
+    model = build_model(settings, config, instantiate(config.task), Split("train", _corpus()))
+    save_model(model, tmp_path / "model", tokens=TOKENS)
+    config = composed("task=next_residue", f"init_from={tmp_path}")
+    model = build_model(settings, config, instantiate(config.task), Split("train", _corpus()))
+    assert all(attention.causal for attention in model.trunk.encoder.attentions)
 
 
 @pytest.mark.parametrize(

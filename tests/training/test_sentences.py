@@ -15,6 +15,7 @@ from protformer.training import entry
 from protformer.training.command_line import Grounds, check_values, explain
 from protformer.training.quoting import as_argument
 
+DEFAULT_STEPS = OmegaConf.load(CONF / "trainer" / "auto.yaml").max_steps
 # what is typed, and what the sentence holds
 BAD = [
     ("attention=perfomer", ["attention=performer?", "exact and performer"]),
@@ -45,7 +46,7 @@ BAD = [
     ("trainer.logger=csv", ["write logger=csv"]),
     ("optimizer.optimizer.amsgrad=true", ["+optimizer.optimizer.amsgrad=true"]),
     ("data=fasta data.train=x data.more.viruses=v.fasta", ["+data.more.viruses=v.fasta"]),
-    ("trainer.max_steps=abc", ["trainer.max_steps=abc", "a number", "400"]),
+    ("trainer.max_steps=abc", ["trainer.max_steps=abc", "a number", f"is {DEFAULT_STEPS})"]),
     ("trainer.max_steps=1e3", ["write 1000"]),
     ("trainer.max_steps=true", ["a number"]),
     ("freeze=no", ["true or false"]),

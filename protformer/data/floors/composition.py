@@ -40,7 +40,10 @@ def unigram_log_probs(tokens: np.ndarray, vocab_size: int = VOCAB_SIZE) -> np.nd
     All other tokens get -inf: masked targets are drawn from the standard residues, and a floor that spared
     probability for X would be weaker than it needs to be.
     """
-    counts = np.bincount(np.asarray(tokens).ravel(), minlength=vocab_size)[STANDARD_TOKENS] + 1.0
+    flat, counts = np.asarray(tokens).ravel(), np.ones(vocab_size)
+    for start in range(0, len(flat), 1 << 20):  # bincount wants eight bytes for each token that it is given
+        counts += np.bincount(flat[start : start + (1 << 20)], minlength=vocab_size)
+    counts = counts[STANDARD_TOKENS]
     log_probs = np.full(vocab_size, -np.inf)
     log_probs[STANDARD_TOKENS] = np.log(counts / counts.sum())
     return log_probs

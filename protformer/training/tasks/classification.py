@@ -99,8 +99,10 @@ class MultiLabelFigures(Figures):
         if len(batch.targets) == 0:
             return
         labels = batch.targets.long()
-        self.scores.update(outputs.float(), labels)
-        self.per_label.update(outputs.float(), labels)
+        # torchmetrics would take logits that all happen to lie in [0, 1] for probabilities
+        probabilities = outputs.float().sigmoid()
+        self.scores.update(probabilities, labels)
+        self.per_label.update(probabilities, labels)
 
     def compute(self) -> dict[str, float]:
         return {k: float(v) for k, v in self.scores.compute().items()}
