@@ -227,6 +227,7 @@ def test_wrong_shapes_are_refused_at_construction():
         Encoder(hidden_size=9, num_layers=1, num_heads=3, attention=ATTENTIONS["exact"](False))
 
 
+@pytest.mark.slow  # a compiler, in a process of its own
 def test_a_whole_performer_compiles_without_a_graph_break():
     # in a process of its own: jaxtyping's hook wraps every function, and a compiler cannot see through it
     program = """
