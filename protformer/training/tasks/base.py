@@ -1,5 +1,6 @@
 """The contract of a task: what a model is asked, how its answers are scored, and which floors stand beside them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from protformer.data.batch import Batch
 from protformer.data.corpus import Corpus
+from protformer.data.floors.result import FloorResult
 from protformer.data.objectives import Objective
 from protformer.model.protein_model import Head
 
@@ -23,6 +25,16 @@ class Split:
     targets: np.ndarray | None = None
     classes: tuple[str, ...] = ()
 
+    def required_targets(self) -> np.ndarray:
+        """The targets; ValueError where the split has none."""
+        if self.targets is None:
+            raise ValueError(f"the {self.name} split has no labels")
+        return self.targets
+
+    def texts(self) -> list[str]:
+        """The sequences as letters, which is what the floors read."""
+        return [self.corpus.text(i) for i in range(len(self.corpus))]
+
 
 @dataclass
 class Row:
@@ -33,6 +45,11 @@ class Row:
     note: str = ""
     per_sequence: np.ndarray | None = None
     """`[records, 3]` of (record, sum, count) of the monitored NLL, for paired intervals over proteins."""
+
+
+def floor_rows(floors: Mapping[str, Sequence[FloorResult]]) -> dict[str, list[Row]]:
+    """What the data room's floors scored, by evaluation set, as rows of the closing table."""
+    return {name: [Row(f.name, dict(f.metrics), f.note) for f in found] for name, found in floors.items()}
 
 
 class Figures(nn.Module):

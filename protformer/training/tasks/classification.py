@@ -24,7 +24,7 @@ from protformer.data.objectives import Objective, ResidueTargets, SequenceTarget
 from protformer.model.heads import ResidueHead, SequenceHead
 from protformer.model.pooling import PoolingName
 from protformer.training.metrics import SumOverCount
-from protformer.training.tasks.base import Figures, LabelKind, Row, Split
+from protformer.training.tasks.base import Figures, LabelKind, Row, Split, floor_rows
 
 CLASS_COLUMNS = {"accuracy": "accuracy", "macro_f1": "macro F1", "mcc": "MCC"}
 
@@ -148,7 +148,7 @@ class SequenceClassification:
         self._weights: np.ndarray | None = None
 
     def objective(self, split: Split, *, seed: int, training: bool) -> Objective:
-        targets = _required(split)
+        targets = split.required_targets()
         if training and self.class_weights == "balanced":
             self._weights = balanced_weights(targets, len(split.classes))
         return SequenceTargets(split.corpus, targets, class_weights=self._weights if training else None)
@@ -180,12 +180,12 @@ class SequenceClassification:
         from protformer.data.floors.classification import LabelledSequences, classification_floors  # scikit-learn
 
         def labelled(split: Split) -> LabelledSequences:
-            targets = _required(split)
+            targets = split.required_targets()
             names = targets if self.label_kind == "multi_label" else np.array(train.classes)[targets]
-            return LabelledSequences(_texts(split), names)
+            return LabelledSequences(split.texts(), names)
 
         found = classification_floors(labelled(train), {n: labelled(s) for n, s in evaluations.items()}, seed=seed)
-        return {name: [Row(f.name, dict(f.metrics), f.note) for f in rows] for name, rows in found.items()}
+        return floor_rows(found)
 
 
 class ResidueClassification:
@@ -204,7 +204,7 @@ class ResidueClassification:
         self._weights: np.ndarray | None = None
 
     def objective(self, split: Split, *, seed: int, training: bool) -> Objective:
-        targets = _required(split)
+        targets = split.required_targets()
         if training and self.class_weights == "balanced":
             self._weights = balanced_weights(targets[targets >= 0], len(split.classes))
         return ResidueTargets(split.corpus, targets, class_weights=self._weights if training else None)
@@ -229,11 +229,11 @@ class ResidueClassification:
         from protformer.data.floors.residue import LabelledResidues, residue_floors  # scikit-learn
 
         def labelled(split: Split) -> LabelledResidues:
-            states = np.split(_required(split), split.corpus.offsets[1:-1])
-            return LabelledResidues(_texts(split), states, [(s >= 0).astype(int) for s in states])
+            states = np.split(split.required_targets(), split.corpus.offsets[1:-1])
+            return LabelledResidues(split.texts(), states, [(s >= 0).astype(int) for s in states])
 
         found = residue_floors(labelled(train), {n: labelled(s) for n, s in evaluations.items()}, seed=seed)
-        return {name: [Row(f.name, dict(f.metrics), f.note) for f in rows] for name, rows in found.items()}
+        return floor_rows(found)
 
 
 def balanced_weights(targets: np.ndarray, classes: int) -> np.ndarray:
@@ -244,13 +244,3 @@ def balanced_weights(targets: np.ndarray, classes: int) -> np.ndarray:
 
 def _as_tensor(weights: np.ndarray | None, like: Tensor) -> Tensor | None:
     return None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=like.device)
-
-
-def _required(split: Split) -> np.ndarray:
-    if split.targets is None:
-        raise ValueError(f"the {split.name} split has no labels")
-    return split.targets
-
-
-def _texts(split: Split) -> list[str]:
-    return [split.corpus.text(i) for i in range(len(split.corpus))]

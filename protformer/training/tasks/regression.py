@@ -11,7 +11,7 @@ from protformer.data.batch import Batch
 from protformer.data.objectives import Objective, SequenceTargets
 from protformer.model.heads import SequenceHead
 from protformer.model.pooling import PoolingName
-from protformer.training.tasks.base import Figures, LabelKind, Row, Split
+from protformer.training.tasks.base import Figures, LabelKind, Row, Split, floor_rows
 
 
 class RegressionFigures(Figures):
@@ -54,12 +54,11 @@ class Regression:
         self.mean, self.spread = 0.0, 1.0
 
     def objective(self, split: Split, *, seed: int, training: bool) -> Objective:
-        if split.targets is None:
-            raise ValueError(f"the {split.name} split has no labels")
+        targets = split.required_targets()
         if training:
-            self.mean = float(np.mean(split.targets))
-            self.spread = float(np.std(split.targets)) or 1.0
-        return SequenceTargets(split.corpus, split.targets.astype(np.float32))
+            self.mean = float(np.mean(targets))
+            self.spread = float(np.std(targets)) or 1.0
+        return SequenceTargets(split.corpus, targets.astype(np.float32))
 
     def head(self, *, hidden_size: int, vocabulary_size: int, classes: int) -> SequenceHead:
         return SequenceHead(hidden_size=hidden_size, outputs=1, pooling=self.pooling, dropout=self.head_dropout)
@@ -82,7 +81,7 @@ class Regression:
         from protformer.data.floors.regression import regression_floors
 
         def labelled(split: Split) -> LabelledSequences:
-            return LabelledSequences([split.corpus.text(i) for i in range(len(split.corpus))], split.targets)
+            return LabelledSequences(split.texts(), split.targets)
 
         found = regression_floors(labelled(train), {n: labelled(s) for n, s in evaluations.items()}, seed=seed)
-        return {name: [Row(f.name, dict(f.metrics), f.note) for f in rows] for name, rows in found.items()}
+        return floor_rows(found)
