@@ -25,6 +25,11 @@ class FavorAttention(Attention):
         super().__init__()
         self.features = features(num_heads=num_heads, head_dim=head_dim)
         self.causal = causal
+        if causal and self.features.needs_future:
+            raise ValueError(
+                f"{type(self.features).__name__} takes statistics of whole segments, which causal attention may not"
+                " see: use features.statistics=moving"
+            )
 
     def forward(
         self,
@@ -33,15 +38,23 @@ class FavorAttention(Attention):
         value: Float[Tensor, "total heads dim"],
         cu_seqlens: Int32[Tensor, "segments_plus_one"],
     ) -> Float[Tensor, "total heads dim"]:
+        return self.attend(query, key, value, cu_seqlens, shortest=0)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, *, shortest: int) -> Tensor:
+        """`forward` that leaves segments of fewer than `shortest` rows out: their rows are zero."""
+        features = self.features
         return favor_attention(
             query,
             key,
             value,
             cu_seqlens,
-            self.features.projection,
-            family=self.features.family_name,
-            epsilon=self.features.epsilon,
+            features.projection,
+            family=features.family_name,
+            epsilon=features.epsilon,
+            norm_weight=features.norm_weight,
             causal=self.causal,
+            adaptation=features.adapt(query, key, cu_seqlens),
+            shortest=shortest,
         )
 
     def redraw_(self, generator: torch.Generator) -> None:

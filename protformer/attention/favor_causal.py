@@ -1,231 +1,217 @@
-"""Causal Performer attention of one segment: a state over the chunks before, a masked product within the chunk.
+"""The causal Performer, chunk by chunk, for features that need no scale of their own row.
 
-No leak from the future, in numbers as well as in law: every scale that row t is computed with is a maximum over rows
-up to t. The state S of the chunks before carries the per-feature stabiliser M of those chunks. Within a chunk, with
-a_t the largest logit of query t and b_s that of key s,
-    A[t, s] = (exp(q_t - a_t) . exp(k_s - b_s)) exp(a_t + b_s - rho_t)    for s <= t
-and rho_t, the scale of row t, is the larger of max_i(q_ti + M_i) and a_t + max_{s <= t} b_s: no factor exceeds 1.
-
-They can all be too small, though. Where a row's query and its keys prefer different features (k = -q at a norm of 30
-and dim 8 is enough) the sum underflows. From the first such row on, the rest of that chunk goes one row at a time: its
-key joins the state first, and with it M, so that the row meets the state alone and its denominator is at least 1, as in
-bidirectional attention. Whether a row is such a row depends on rows up to it. It is slow, and ordinary inputs never
-need it. The denominators of these rows are kept with a minus sign, which is how the backward knows them.
-
-Backward, key j meets every later query. Walking the chunks in reverse, R = sum over later chunks of f_q^T G is kept in
-units of exp(-M) for the M that includes the chunk at hand; M only falls on the way back, so its factors stay below 1.
+A chunk of tokens is laid out in blocks of BLOCK rows, each segment from the start of a block on (the rest of its last
+block is empty: values, and with them all products, are zero there). With f_q, f_k the features of a block's rows and
+v1 = [v, 1] times the keys' factors, all blocks of a chunk at once:
+    A = tril(f_q f_k^T)         T = f_k^T v1         P = sum of T over the segment's earlier blocks
+    [numerator, denominator] = A v1 + f_q P
+and backward, with G = [d_out, -(d_out . out)] / denominator, B = tril(G v1^T) and R = sum of f_q^T G over later blocks:
+    d f_q = B f_k + G P^T         d f_k = B^T f_q + v1 R^T         d v1 = A^T G + f_k R
+A long segment is a list of chunks: P is carried from one to the next, and R back.
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from protformer.attention.favor_chunk import ChunkContext, chunk_ranges, guarded, heads_first, store, with_ones
+from protformer.attention.favor_bidirectional import OutOfRangeError
+from protformer.attention.favor_chunk import ChunkContext, Keys, Rows
+
+# Rows per block: a block costs block^2 products beside the state's, a state costs m x dim per block.
+BLOCK = 64
 
 
-def causal_forward(
+def forward(context: ChunkContext, chunks: list[Rows], out: Tensor) -> None:
+    walk = _Walk(context)
+    for rows in chunks:
+        part = walk.advance(rows)
+        joint = part.joint()
+        joint[..., :-1].div_(context.guarded(joint[..., -1:]))
+        context.store(out, rows, joint[..., :-1])
+
+
+def backward(
     context: ChunkContext,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    start: int,
-    stop: int,
-    chunk: int,
-    out: Tensor,
-    denominators: Tensor,
-) -> None:
-    state: Tensor | None = None
-    stabiliser: Tensor | None = None
-    for a, b in chunk_ranges(start, stop, chunk):
-        rows = _Rows(context, query, key, value, a, b, stabiliser)
-        joint = rows.mixing() @ rows.values
-        if state is not None:
-            joint += rows.past_features() @ state
-        faint = _first_faint_row(joint, context)
-        denominator = guarded(joint[..., -1:], context)
-        denominators[:, a:b] = denominator.squeeze(2)
-        store(out, a, b, joint[..., :-1] / denominator)
-        if faint is None:
-            state, stabiliser = rows.advance(state)
-            continue
-        if faint:
-            state, stabiliser = _Rows(context, query, key, value, a, a + faint, stabiliser).advance(state)
-        for t in range(a + faint, b):
-            row = _Rows(context, query, key, value, t, t + 1, stabiliser, alone=True)
-            state, stabiliser = row.advance(state)
-            joint = row.past_features() @ state
-            denominators[:, t : t + 1] = -joint[..., -1]
-            store(out, t, t + 1, joint[..., :-1] / joint[..., -1:])
-
-
-def _first_faint_row(joint: Tensor, context: ChunkContext) -> int | None:
-    """The first row of the chunk whose denominator is too near underflow to be exact, if there is one."""
-    if context.family.signed:
-        return None
-    # each lost term is below `tiny`, and there are at most a few ten thousand of them
-    faint = (joint[..., -1] < 1e12 * torch.finfo(context.dtype).tiny).any(dim=0)
-    return int(faint.to(torch.uint8).argmax()) if bool(faint.any()) else None
-
-
-def _ranges_as_walked(
-    context: ChunkContext, denominators: Tensor, start: int, stop: int, chunk: int
-) -> Iterator[tuple[int, int, bool]]:
-    """The forward's chunks and its rows that went alone; the third says whether it is such a row."""
-    negative = denominators[0, start:stop] < 0
-    alone = set() if context.family.signed else set((negative.nonzero().squeeze(1) + start).tolist())
-    for a, b in chunk_ranges(start, stop, chunk):
-        first = next((t for t in range(a, b) if t in alone), b) if alone else b
-        if first > a:
-            yield a, first, False
-        yield from ((t, t + 1, True) for t in range(first, b))
-
-
-def causal_backward(
-    context: ChunkContext,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    start: int,
-    stop: int,
-    chunk: int,
+    chunks: list[Rows],
     grad_out: Tensor,
-    out: Tensor,
-    denominators: Tensor,
     grad_query: Tensor,
     grad_key: Tensor,
     grad_value: Tensor,
 ) -> None:
     family = context.family
-    ranges = list(_ranges_as_walked(context, denominators, start, stop, chunk))
-    stabilisers: list[Tensor | None] = [None]  # before each chunk, and after the last
-    state: Tensor | None = None
-    stabiliser: Tensor | None = None
-    # Forwards: the queries' share of the past, and each chunk's stabiliser.
-    for a, b, alone in ranges:
-        rows = _Rows(context, query, key, value, a, b, stabilisers[-1], alone=alone)
-        if alone:
-            state, stabiliser = rows.advance(state)
-        if state is not None:
-            features = rows.past_features()
-            grad_joint = _grad_joint(context, grad_out, out, denominators, a, b, alone)
-            grad_features = grad_joint @ state.transpose(1, 2)
-            grad_logits = family.query_vjp(grad_features, features, rows.query_logits)
-            store(grad_query, a, b, context.unproject(grad_logits))
-        if not alone:  # (the state is advanced in place)
-            state, stabiliser = rows.advance(state)
-        stabilisers.append(stabiliser)
-    # Backwards: the keys' share of the future, and both shares within the chunk.
+    # Relative to a mean, differences of nearly equal values survive bf16 products (any constant gives the same result).
+    walk = _Walk(context, centred=True)
+    kept: list[tuple[Tensor, Tensor | None]] = []  # each chunk's [1, d_out . out] / denominator, and its stabiliser
+    part: _Part | None = None
+    for rows in chunks:
+        part = walk.advance(rows)
+        joint = part.joint()
+        denominator = context.guarded(joint[..., -1:])
+        grad = context.load("grad_out", grad_out, rows).div_(denominator)
+        inner = joint[..., :-1].mul_(grad).sum(dim=2, keepdim=True).div_(denominator)
+        kept.append((torch.cat([denominator.reciprocal(), inner], dim=2), walk.stabiliser))
+        part.set_grad_joint(grad_out, kept[-1][0])
+        context.query_gradient(grad_query, rows, part.query_logits_gradient())
     future: Tensor | None = None
-    for index in reversed(range(len(ranges))):
-        a, b, alone = ranges[index]
-        before, after = stabilisers[index], stabilisers[index + 1]
-        assert after is not None
-        rows = _Rows(context, query, key, value, a, b, before, alone=alone)
-        grad_joint = _grad_joint(context, grad_out, out, denominators, a, b, alone)
-        if alone:  # the row's own query is part of its key's future
-            added = rows.past_features().transpose(1, 2) @ grad_joint
-            future = added if future is None else future.add_(added)
-            grad_value_rows, grad_k, grad_half_norm = rows.meet_future(future, after)
-        else:
-            grad_value_rows = rows.mixing().transpose(1, 2) @ grad_joint[..., :-1]
-            grad_dots = (grad_joint @ rows.values.transpose(1, 2)).mul_(rows.decay)
-            grad_q = family.query_vjp(grad_dots @ rows.key_features, rows.query_features, rows.query_logits)
-            grad_k, grad_half_norm = family.key_vjp(
-                grad_dots.transpose(1, 2) @ rows.query_features, rows.key_features, rows.key_logits
-            )
-            if future is not None:
-                more_value_rows, more, more_half_norm = rows.meet_future(future, after)
-                grad_value_rows += more_value_rows
-                grad_k = grad_k + more
-                if grad_half_norm is not None and more_half_norm is not None:
-                    grad_half_norm = grad_half_norm + more_half_norm
-            grad_query_rows = context.unproject(grad_q)
-            if before is not None:
-                grad_query_rows += heads_first(grad_query, a, b, context.dtype)
-            store(grad_query, a, b, grad_query_rows)
-        store(grad_value, a, b, grad_value_rows)
-        store(grad_key, a, b, context.unproject(grad_k, heads_first(key, a, b, context.dtype), grad_half_norm))
-        if before is not None:
-            if future is not None:
-                future = future.mul_((before - after).exp_().transpose(1, 2))
-            if not alone:
-                added = rows.past_features().transpose(1, 2) @ grad_joint
-                future = added if future is None else future.add_(added)
+    for index in reversed(range(len(chunks))):
+        numbers, stabiliser = kept[index]
+        if len(chunks) > 1 or part is None:
+            part = _Part(context, chunks[index], stabiliser, walk.centres)
+            part.set_grad_joint(grad_out, numbers)
+        if future is not None and stabiliser is not None:
+            later = kept[index + 1][1]
+            assert later is not None
+            future.mul_((stabiliser - later).exp_())
+        grad_values, grad_features, future = part.key_gradients(future)
+        if part.factor is not None:
+            grad_values.mul_(part.factor)
+        context.store(grad_value, chunks[index], grad_values[..., :-1])
+        grads = family.key_vjp_(grad_features, part.key_features, part.keys.logits)
+        context.key_gradient(grad_key, chunks[index], part.keys, *grads)
 
 
-def _grad_joint(
-    context: ChunkContext, grad_out: Tensor, out: Tensor, denominators: Tensor, a: int, b: int, alone: bool
-) -> Tensor:
-    grad_joint = context.grad_joint(grad_out, out, denominators, a, b)
-    return grad_joint.neg_() if alone else grad_joint  # the denominators of rows that went alone carry a minus
+class _Walk:
+    """The chunks in order: each chunk's part, with the state and the stabiliser of what went before."""
+
+    def __init__(self, context: ChunkContext, *, centred: bool = False) -> None:
+        self.context = context
+        self.stabiliser: Tensor | None = None
+        self.centres: list[Tensor] | None = None
+        self._centred = centred
+        self._state: Tensor | None = None
+
+    def advance(self, rows: Rows) -> "_Part":
+        if self._centred and self.centres is None:
+            value = self.context.load("value", self.context.value, rows)
+            self.centres = [value[:, place].mean(dim=1, keepdim=True) for _, place in rows.slices()]
+        before = self.stabiliser
+        part = _Part(self.context, rows, before, self.centres, check=True)
+        self.stabiliser = part.stabiliser
+        if self._state is not None and before is not None and self.stabiliser is not None:
+            self._state.mul_((before - self.stabiliser).exp_())
+        self._state = part.set_past(self._state)
+        return part
 
 
-class _Rows:
-    """One chunk's logits, features and scales; `before` is the stabiliser of the chunks before it, if any.
-
-    With `alone` it is one row that meets the state only, its own key included: there is no product within the chunk.
-    """
+class _Part:
+    """One chunk: features of its queries and keys, its values, and products within it, `[heads, blocks, ...]`."""
 
     def __init__(
         self,
         context: ChunkContext,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        a: int,
-        b: int,
-        before: Tensor | None,
+        rows: Rows,
+        stabiliser: Tensor | None,
+        centres: list[Tensor] | None,
         *,
-        alone: bool = False,
+        check: bool = False,
     ) -> None:
         family = context.family
-        self.family = family
-        self.before = before
-        self.query_logits, _ = context.project(query, a, b)
-        self.key_logits, self.key_half_norm = context.project(key, a, b)
-        self.values = with_ones(heads_first(value, a, b, context.dtype))
-        if alone:
-            here = family.stabiliser(self.key_logits, self.key_half_norm)
-            joined = here if before is None else torch.maximum(before, here)
-            self._past, _ = family.query(self.query_logits, joined)
-            self._past_decay = None
-            return
-        neutral = self.query_logits.new_zeros(self.query_logits.shape[0], 1, 1)
-        self.query_features, query_scale = family.query(self.query_logits, neutral)
-        self.key_features, key_scale = family.key_rows(self.key_logits, self.key_half_norm)
-        row_scale = query_scale + key_scale.cummax(dim=1).values
-        if before is not None:
-            self._past, past_scale = family.query(self.query_logits, before)
-            joint_scale = torch.maximum(row_scale, past_scale)
-            self._past_decay = (past_scale - joint_scale).exp_()
-            row_scale = joint_scale
-        # [heads, t, s]: exp(a_t + b_s - rho_t) up to the diagonal, 0 above it
-        exponent = (query_scale - row_scale) + key_scale.transpose(1, 2)
-        tokens = exponent.shape[1]
-        above = torch.ones(tokens, tokens, dtype=torch.bool, device=exponent.device).triu_(1)
-        self.decay = exponent.masked_fill_(above, -torch.inf).exp_()
+        self.context, self.rows = context, rows
+        self.keys: Keys = context.keys(rows)
+        self.query_logits = context.queries(rows).logits
+        # A row meets the weights of its own past alone: here a single segment's have to be near one another, too.
+        in_range = not check or family.in_range(self.keys.logits, self.keys.weight)
+        if not (in_range and (not check or family.in_range(self.query_logits, None))):
+            raise OutOfRangeError
+        if check:
+            here = family.stabiliser(self.keys.logits, self.keys.weight)
+            stabiliser = here if stabiliser is None or here is None else torch.maximum(stabiliser, here)
+        self.stabiliser = stabiliser
+        self.key_features, self.factor = family.key_(self.keys.logits, self.keys.weight, stabiliser)
+        self.query_features = family.query_(self.query_logits, stabiliser)
+        self.values = context.values(rows, self.factor, centres)
+        self.blocks = self.key_features.shape[1] // rows.block
+        self.past: Tensor | None = None
 
-    def mixing(self) -> Tensor:
-        """A `[heads, t, s]` over exp(rho_t)."""
-        return (self.query_features @ self.key_features.transpose(1, 2)).mul_(self.decay)
+    def set_past(self, state: Tensor | None) -> Tensor | None:
+        """P of every block, from the state before the chunk; returns the state after it, over the same stabiliser."""
+        added = self._product("sums", _t(self._blocks(self.key_features)), self._blocks(self.values))
+        added = added.unflatten(0, (-1, self.blocks))
+        past, state = self._running("past", added, state, range(self.blocks), self._starts())
+        self.past = None if past is None else past.flatten(0, 1)
+        return state
 
-    def past_features(self) -> Tensor:
-        """Query features that meet the state, over exp(rho_t)."""
-        return self._past if self._past_decay is None else self._past * self._past_decay
+    def joint(self) -> Tensor:
+        """[numerator, denominator] `[heads, tokens, dim + 1]`."""
+        values = self._blocks(self.values)
+        joint = self._product("joint", self._mixing(), values)
+        if self.past is not None:
+            joint.baddbmm_(self._blocks(self.query_features), self.past)
+        return self._tokens(joint)
 
-    def meet_future(self, future: Tensor, after: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradients of the values, the key logits and half_norm from the later rows' R, in units of exp(-after)."""
-        features = self.family.key(self.key_logits, self.key_half_norm, after)
-        grad_features = self.values @ future.transpose(1, 2)
-        return features @ future[..., :-1], *self.family.key_vjp(grad_features, features, self.key_logits)
+    def set_grad_joint(self, grad_out: Tensor, numbers: Tensor) -> None:
+        """G from the output's gradient and [1, d_out . out] / denominator."""
+        grad = self.context.load("grad_out", grad_out, self.rows)
+        self.grad_joint = self.context.take("grad_joint", grad.shape[1], grad.shape[2] + 1)
+        torch.mul(grad, numbers[..., :1], out=self.grad_joint[..., :-1])
+        torch.neg(numbers[..., 1:], out=self.grad_joint[..., -1:])
+        for gap in self.rows.gaps():
+            self.grad_joint[:, gap] = 0.0
 
-    def advance(self, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The state and the stabiliser with this chunk's keys included."""
-        here = self.family.stabiliser(self.key_logits, self.key_half_norm)
-        joined = here if self.before is None else torch.maximum(self.before, here)
-        features = self.family.key(self.key_logits, self.key_half_norm, joined)
-        added = features.transpose(1, 2) @ self.values
-        if state is None or self.before is None:
-            return added, joined
-        return state.mul_((self.before - joined).exp_().transpose(1, 2)).add_(added), joined
+    def query_logits_gradient(self) -> Tensor:
+        """d of the queries' logits: d f_q = B f_k + G P^T."""
+        grad = self._product("grad_features", self._grad_mixing(), self._blocks(self.key_features))
+        if self.past is not None:
+            grad.baddbmm_(self._blocks(self.grad_joint), _t(self.past))
+        return self.context.family.query_vjp_(self._tokens(grad), self.query_features, self.query_logits)
+
+    def key_gradients(self, future: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """d v1 and d f_k from R after the chunk; and R before the chunk, over the same stabiliser."""
+        queries, grad_joint = self._blocks(self.query_features), self._blocks(self.grad_joint)
+        added = self._product("sums", _t(queries), grad_joint).unflatten(0, (-1, self.blocks))
+        order = range(self.blocks - 1, -1, -1)
+        later, future = self._running("past", added, future, order, self._ends())
+        grad_values = self._product("joint", _t(self._mixing()), grad_joint)
+        grad_features = self._product("grad_features", _t(self._grad_mixing()), queries)
+        if later is not None:
+            later = later.flatten(0, 1)
+            grad_values.baddbmm_(self._blocks(self.key_features), later)
+            grad_features.baddbmm_(self._blocks(self.values), _t(later))
+        return self._tokens(grad_values), self._tokens(grad_features), future
+
+    def _mixing(self) -> Tensor:
+        """A: tril(f_q f_k^T) of every block."""
+        return self._product("mixing", self._blocks(self.query_features), _t(self._blocks(self.key_features))).tril_()
+
+    def _grad_mixing(self) -> Tensor:
+        """B: tril(G v1^T) of every block."""
+        return self._product("mixing", self._blocks(self.grad_joint), _t(self._blocks(self.values))).tril_()
+
+    def _running(
+        self, name: str, added: Tensor, carried: Tensor | None, order: range, first: set[int]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Sums over the blocks before each block, in `order`; a segment's first block has none but what is carried."""
+        whole = self.rows.start == self.rows.segments[0].start and self.rows.stop == self.rows.segments[-1].stop
+        if whole and len(first) == self.blocks:
+            return None, None
+        sums = self.context.take(name, added.shape[1] * added.shape[2], added.shape[3]).view(added.shape)
+        total = carried
+        for position, block in enumerate(order):
+            if block in first and position:
+                total = None
+            if total is None:
+                sums[:, block] = 0.0
+            else:
+                sums[:, block] = total
+            total = sums[:, block] + added[:, block]
+        return sums, total
+
+    def _starts(self) -> set[int]:
+        return {place.start // self.rows.block for _, place in self.rows.slices()}
+
+    def _ends(self) -> set[int]:
+        return {(place.stop - 1) // self.rows.block for _, place in self.rows.slices()}
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        """`[heads, tokens, width]` as `[heads * blocks, block, width]`."""
+        return x.view(-1, self.rows.block, x.shape[2])
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        return x.view(self.context.heads, -1, x.shape[2])
+
+    def _product(self, name: str, a: Tensor, b: Tensor) -> Tensor:
+        out = self.context.take(name, self.blocks * a.shape[1], b.shape[2]).view(a.shape[0], a.shape[1], b.shape[2])
+        return torch.bmm(a, b, out=out)
+
+
+def _t(x: Tensor) -> Tensor:
+    return x.transpose(1, 2)

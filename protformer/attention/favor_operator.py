@@ -6,12 +6,6 @@ the input type.
 
 It is a `torch.library` operator because an `autograd.Function` that reads `cu_seqlens` breaks a compiled graph; and
 because autograd does not reach into an operator, `protformer.features.families` brings the derivatives.
-
-Per segment, with features f_q `[tokens, m]`, f_k, and values with a column of ones [v, 1]:
-    S = f_k^T [v, 1]            [numerator, denominator] = f_q S            out = numerator / denominator
-and backward, with G = [d_out / denominator, -(d_out . out) / denominator]:
-    dS = f_q^T G        d f_q = G S^T        d f_k = [v, 1] dS^T        dv = f_k dS (without its last column)
-Stabilisers cancel between numerator and denominator, so no gradient goes through them.
 """
 
 import itertools
@@ -20,14 +14,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from protformer.attention.favor_causal import causal_backward, causal_forward
-from protformer.attention.favor_chunk import ChunkContext, chunk_ranges, guarded, heads_first, store, with_ones
+from protformer.attention import favor_bidirectional, favor_causal, favor_causal_stabilised
+from protformer.attention.favor_bidirectional import OutOfRangeError
+from protformer.attention.favor_chunk import ChunkContext, Rows, Segment, chunk_length, product_precision
+from protformer.features import NO_ADAPTATION, Adaptation
 from protformer.features.families import family as make_family
 
-# Tokens per chunk: with 8 heads and 256 features a chunk's features take 4 MB in fp32, which a server's caches hold.
-CHUNK = 512
-# In causal attention a chunk also has a [chunk x chunk] matrix, which a longer one would make the larger cost.
-CAUSAL_CHUNK = 128
+# A chunk of the stabilised causal path has a [chunk x chunk] matrix, which a longer one would make the larger cost.
+STABILISED_CHUNK = 128
 
 
 def favor_attention(
@@ -39,7 +33,10 @@ def favor_attention(
     *,
     family: str,
     epsilon: float = 0.0,
+    norm_weight: float = 0.0,
     causal: bool = False,
+    adaptation: Adaptation = NO_ADAPTATION,
+    shortest: int = 0,
 ) -> Tensor:
     """Performer attention of packed segments.
 
@@ -49,165 +46,184 @@ def favor_attention(
         projection: `[1 or heads, rows, dim]`, the scale dim^-1/4 already in it; no gradient is given for it.
         family: the element-wise family of the map (`protformer.features.families`).
         epsilon: what a generalised map adds to its features.
+        norm_weight: a key's log weight is -norm_weight |y|^2 / 2: 1 for positive features of the softmax kernel.
         causal: whether row t sees only rows up to t of its segment.
+        adaptation: scales and shifts per segment; constants to autograd.
+        shortest: segments of fewer rows are left out, their rows are zero.
 
     Returns:
         `[total, heads, dim]` in the type of `value`.
     """
-    out, _ = torch.ops.protformer.favor(query, key, value, cu_seqlens, projection, family, epsilon, causal)
+    out, _ = torch.ops.protformer.favor(
+        query, key, value, cu_seqlens, projection, *adaptation[:5], family, epsilon, norm_weight, causal, shortest
+    )
     return out
 
 
-@torch.library.custom_op(
-    "protformer::favor",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, Tensor projection, str family, float epsilon,"
-    " bool causal) -> (Tensor, Tensor)",
+_ARGUMENTS = (
+    "Tensor query, Tensor key, Tensor value, Tensor cu_seqlens, Tensor projection,"
+    " Tensor? query_scale, Tensor? key_scale, Tensor? norm_scale, Tensor? tilt, Tensor? offset,"
+    " str family, float epsilon, float norm_weight, bool causal, int shortest"
 )
-def _favor(query, key, value, cu_seqlens, projection, family, epsilon, causal):
-    out = torch.zeros_like(value)
-    context = ChunkContext.of(query, projection, make_family(family, epsilon))
-    denominators = query.new_ones(query.shape[1], query.shape[0], dtype=context.dtype)
-    forward = causal_forward if causal else _forward_segment
-    # An operator runs below autograd but not below autocast, which would take the fp32 products to bf16 again.
-    with torch.autocast(query.device.type, enabled=False):
-        for start, stop in _segments(cu_seqlens):
-            forward(context, query, key, value, start, stop, CAUSAL_CHUNK if causal else CHUNK, out, denominators)
+
+
+@torch.library.custom_op("protformer::favor", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
+def _favor(query, key, value, cu_seqlens, projection, *constants):
+    call = _Call(query, key, value, cu_seqlens, projection, constants)
+    out = call.output_like(value)
+    # What the causal path has to remember of a row, and zero where it has nothing to.
+    denominators = _row_numbers(query).zero_()
+    with product_precision(query, call.adaptation):
+        for chunks in call.groups():
+            call.forward(chunks, out, denominators)
     return out, denominators
 
 
 @_favor.register_fake
-def _favor_fake(query, key, value, cu_seqlens, projection, family, epsilon, causal):
+def _favor_fake(query, key, value, cu_seqlens, projection, *constants):
+    return torch.empty_like(value), _row_numbers(query)
+
+
+def _row_numbers(query: Tensor) -> Tensor:
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    return torch.empty_like(value), query.new_empty(query.shape[1], query.shape[0], dtype=dtype)
+    return query.new_empty(query.shape[1], query.shape[0], dtype=dtype)
 
 
 @torch.library.custom_op(
     "protformer::favor_backward",
     mutates_args=(),
-    schema="(Tensor grad_out, Tensor out, Tensor denominators, Tensor query, Tensor key, Tensor value,"
-    " Tensor cu_seqlens, Tensor projection, str family, float epsilon, bool causal) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad_out, Tensor out, Tensor denominators, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
 )
-def _favor_backward(grad_out, out, denominators, query, key, value, cu_seqlens, projection, family, epsilon, causal):
-    grads = torch.zeros_like(query), torch.zeros_like(key), torch.zeros_like(value)
-    context = ChunkContext.of(query, projection, make_family(family, epsilon))
-    backward = causal_backward if causal else _backward_segment
-    with torch.autocast(query.device.type, enabled=False):
-        for start, stop in _segments(cu_seqlens):
-            chunk = CAUSAL_CHUNK if causal else CHUNK
-            backward(context, query, key, value, start, stop, chunk, grad_out, out, denominators, *grads)
+def _favor_backward(grad_out, out, denominators, query, key, value, cu_seqlens, projection, *constants):
+    call = _Call(query, key, value, cu_seqlens, projection, constants)
+    grads = call.output_like(query), call.output_like(key), call.output_like(value)
+    with product_precision(query, call.adaptation):
+        for chunks in call.groups():
+            call.backward(chunks, grad_out, out, denominators, *grads)
     return grads
 
 
 @_favor_backward.register_fake
-def _favor_backward_fake(
-    grad_out, out, denominators, query, key, value, cu_seqlens, projection, family, epsilon, causal
-):
+def _favor_backward_fake(grad_out, out, denominators, query, key, value, *rest):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _setup_context(ctx, inputs, output):
-    query, key, value, cu_seqlens, projection, family, epsilon, causal = inputs
+    query, key, value, cu_seqlens, projection, *constants = inputs
     out, denominators = output
-    ctx.save_for_backward(out, denominators, query, key, value, cu_seqlens, projection)
-    ctx.settings = family, epsilon, causal
+    ctx.save_for_backward(out, denominators, query, key, value, cu_seqlens, projection, *constants[:5])
+    ctx.settings = constants[5:]
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx, grad_out, _grad_denominators):
     if grad_out is None:
-        return (None,) * 8
+        return (None,) * 15
     grads = torch.ops.protformer.favor_backward(grad_out, *ctx.saved_tensors, *ctx.settings)
-    return (*grads, None, None, None, None, None)
+    return (*grads, *(None,) * 12)
 
 
 _favor.register_autograd(_backward, setup_context=_setup_context)
 
 
-def _segments(cu_seqlens: Tensor) -> Iterator[tuple[int, int]]:
-    offsets = cu_seqlens.tolist()
-    return ((a, b) for a, b in itertools.pairwise(offsets) if b > a)
+class _Call:
+    """One call of the operator: its segments in groups, each of which goes plainly or, out of range, stabilised."""
 
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor, constants: tuple
+    ) -> None:
+        *adaptation, family, epsilon, norm_weight, self.causal, self.shortest = constants
+        self.adaptation = Adaptation(*adaptation)
+        self.cu_seqlens = cu_seqlens
 
-def _forward_segment(
-    context: ChunkContext,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    start: int,
-    stop: int,
-    chunk: int,
-    out: Tensor,
-    denominators: Tensor,
-) -> None:
-    state, stabiliser, _ = _key_state(context, key, value, start, stop, chunk)
-    for a, b in chunk_ranges(start, stop, chunk):
-        logits, _ = context.project(query, a, b)
-        features, _ = context.family.query(logits, stabiliser)
-        joint = features @ state
-        denominator = guarded(joint[..., -1:], context)
-        denominators[:, a:b] = denominator.squeeze(2)
-        store(out, a, b, joint[..., :-1] / denominator)
+        def context(plain: bool) -> ChunkContext:
+            chosen = make_family(family, epsilon, plain=plain, causal=self.causal)
+            return ChunkContext(query, key, value, projection, chosen, norm_weight, self.adaptation)
 
+        self.plain, self.stabilised = context(True), context(False)
+        # Looking at the range costs a CUDA device a wait at every chunk.
+        self.try_plain = not (query.is_cuda and family == "exponential")
+        self.chunk = chunk_length(query.shape[1], projection.shape[1] * self.plain.family.columns)
+        self.block = favor_causal.BLOCK if self.causal else 1
 
-def _key_state(
-    context: ChunkContext, key: Tensor, value: Tensor, start: int, stop: int, chunk: int
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """S over exp(stabiliser) `[heads, m, dim + 1]`, the stabiliser, and the last chunk's (logits, features, [v, 1])."""
-    state: Tensor | None = None
-    stabiliser: Tensor | None = None
-    last: tuple[Tensor, Tensor, Tensor] | None = None
-    for a, b in chunk_ranges(start, stop, chunk):
-        logits, half_norm = context.project(key, a, b)
-        here = context.family.stabiliser(logits, half_norm)
-        joined = here if stabiliser is None else torch.maximum(stabiliser, here)
-        features = context.family.key(logits, half_norm, joined)
-        values = with_ones(heads_first(value, a, b, context.dtype))
-        added = features.transpose(1, 2) @ values
-        if state is None or stabiliser is None:
-            state = added
+    def output_like(self, x: Tensor) -> Tensor:
+        """Room for rows of a pack: zero where segments are left out, else whatever, for all rows will be written."""
+        return torch.zeros_like(x) if self.shortest > 1 else torch.empty_like(x)
+
+    def groups(self) -> Iterator[list[Rows]]:
+        """The pack as lists of chunks: one chunk of several short segments, or the parts of one long segment."""
+        together: list[Segment] = []
+        length = 0
+        for index, (start, stop) in enumerate(itertools.pairwise(self.cu_seqlens.tolist())):
+            if stop - start < max(self.shortest, 1):
+                continue
+            segment = Segment(index, start, stop)
+            blocks = self._up(stop - start)
+            # (segments that were left out between two others part them)
+            if together and (together[-1].stop != start or length + blocks > self.chunk or not self.try_plain):
+                yield self._one_chunk(together)
+                together, length = [], 0
+            if blocks > self.chunk:
+                yield self._parts(segment)
+            else:
+                together.append(segment)
+                length += blocks
+        if together:
+            yield self._one_chunk(together)
+
+    def _one_chunk(self, segments: list[Segment]) -> list[Rows]:
+        return [Rows(segments[0].start, segments[-1].stop, tuple(segments), self.block)]
+
+    def _parts(self, segment: Segment) -> list[Rows]:
+        """Chunks of even length, aligned as blocks and caches like it."""
+        length = segment.stop - segment.start
+        even = -(-length // -(-length // self.chunk))
+        size = min(self.chunk, -(-even // max(self.block, 16)) * max(self.block, 16))
+        starts = range(segment.start, segment.stop, size)
+        return [Rows(a, min(a + size, segment.stop), (segment,), self.block) for a in starts]
+
+    def _up(self, length: int) -> int:
+        return -(-length // self.block) * self.block
+
+    def forward(self, chunks: list[Rows], out: Tensor, denominators: Tensor) -> None:
+        if self.try_plain:
+            try:
+                (favor_causal if self.causal else favor_bidirectional).forward(self.plain, chunks, out)
+                return
+            except OutOfRangeError:
+                if len(chunks[0].segments) > 1:
+                    for segment in chunks[0].segments:
+                        self.forward(self._parts(segment), out, denominators)
+                    return
+        if not self.causal:
+            favor_bidirectional.forward(self.stabilised, chunks, out)
+        elif self.plain.family.signed:
+            favor_causal.forward(self.plain, _in_parts_of(1, chunks), out)
         else:
-            state = state.mul_((stabiliser - joined).exp_().transpose(1, 2)).add_(added)
-        stabiliser = joined
-        last = logits, features, values
-    assert state is not None
-    assert stabiliser is not None
-    assert last is not None
-    return state, stabiliser, last
+            favor_causal_stabilised.forward(self.stabilised, _in_parts_of(STABILISED_CHUNK, chunks), out, denominators)
 
-
-def _backward_segment(
-    context: ChunkContext,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    start: int,
-    stop: int,
-    chunk: int,
-    grad_out: Tensor,
-    out: Tensor,
-    denominators: Tensor,
-    grad_query: Tensor,
-    grad_key: Tensor,
-    grad_value: Tensor,
-) -> None:
-    state, stabiliser, last = _key_state(context, key, value, start, stop, chunk)
-    grad_state = torch.zeros_like(state)
-    for a, b in chunk_ranges(start, stop, chunk):
-        logits, _ = context.project(query, a, b)
-        features, _ = context.family.query(logits, stabiliser)
-        grad_joint = context.grad_joint(grad_out, out, denominators, a, b)
-        grad_state += features.transpose(1, 2) @ grad_joint
-        grad_logits = context.family.query_vjp(grad_joint @ state.transpose(1, 2), features, logits)
-        store(grad_query, a, b, context.unproject(grad_logits))
-    for a, b in chunk_ranges(start, stop, chunk):
-        if stop - start <= chunk:
-            logits, features, values = last
+    def backward(self, chunks: list[Rows], grad_out: Tensor, out: Tensor, denominators: Tensor, *grads: Tensor) -> None:
+        # (every path forms its numbers anew, so that the same inputs take the same one as in the forward)
+        if self.try_plain:
+            try:
+                (favor_causal if self.causal else favor_bidirectional).backward(self.plain, chunks, grad_out, *grads)
+                return
+            except OutOfRangeError:
+                if len(chunks[0].segments) > 1:
+                    for segment in chunks[0].segments:
+                        self.backward(self._parts(segment), grad_out, out, denominators, *grads)
+                    return
+        if not self.causal:
+            favor_bidirectional.backward(self.stabilised, chunks, grad_out, *grads)
+        elif self.plain.family.signed:
+            favor_causal.backward(self.plain, _in_parts_of(1, chunks), grad_out, *grads)
         else:
-            logits, half_norm = context.project(key, a, b)
-            features = context.family.key(logits, half_norm, stabiliser)
-            values = with_ones(heads_first(value, a, b, context.dtype))
-        store(grad_value, a, b, features @ grad_state[..., :-1])
-        grad_features = values @ grad_state.transpose(1, 2)
-        grad_logits, grad_half_norm = context.family.key_vjp(grad_features, features, logits)
-        store(grad_key, a, b, context.unproject(grad_logits, heads_first(key, a, b, context.dtype), grad_half_norm))
+            rows = _in_parts_of(STABILISED_CHUNK, chunks)
+            favor_causal_stabilised.backward(self.stabilised, rows, grad_out, out, denominators, *grads)
+
+
+def _in_parts_of(size: int, chunks: list[Rows]) -> list[Rows]:
+    """A segment in chunks of `size` rows, without gaps. Of one row: its weight then is the chunk's only one."""
+    (segment,) = chunks[0].segments
+    starts = range(segment.start, segment.stop, size)
+    return [Rows(a, min(a + size, segment.stop), (segment,)) for a in starts]

@@ -6,18 +6,28 @@ A new map is one file here: a `FeatureMap` that names its element-wise family (`
 from collections.abc import Callable
 from typing import Any
 
+from protformer.features.adaptation import NO_ADAPTATION, Adaptation
+from protformer.features.adaptive import AdaptiveFeatures
 from protformer.features.base import FeatureMap
+from protformer.features.dense import DenseFeatures
 from protformer.features.generalized import GeneralizedFeatures
 from protformer.features.hyperbolic import HyperbolicFeatures
+from protformer.features.optimal import OptimalPositiveFeatures
 from protformer.features.positive import PositiveFeatures
 from protformer.features.projections import gaussian, orthogonal, projection_generator
 from protformer.features.regularized import RegularizedFeatures
-from protformer.features.trigonometric import TrigonometricFeatures
+from protformer.features.trigonometric import CosineFeatures, TrigonometricFeatures
 
 __all__ = [
+    "NO_ADAPTATION",
+    "Adaptation",
+    "AdaptiveFeatures",
+    "CosineFeatures",
+    "DenseFeatures",
     "FeatureMap",
     "GeneralizedFeatures",
     "HyperbolicFeatures",
+    "OptimalPositiveFeatures",
     "PositiveFeatures",
     "RegularizedFeatures",
     "TrigonometricFeatures",

@@ -4,33 +4,21 @@ Antithetic pairs of positive features: with m directions, which make 2m features
 of m positive features; feature for feature it is (1 - e^{-|z|^2}) times.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from protformer.features.base import FeatureMap
+from protformer.features.positive import PositiveFeatures
 from protformer.features.projections import gaussian, orthogonal
 
 
-class HyperbolicFeatures(FeatureMap):
+class HyperbolicFeatures(PositiveFeatures):
     """`num_features` features from half as many directions, each with both signs; `num_features` must be even."""
 
-    family_name = "exponential"
-
-    def __init__(self, *, num_heads: int, head_dim: int, num_features: int = 256, orthogonal_rows: bool = True) -> None:
+    def __init__(self, *, num_heads: int, head_dim: int, num_features: int = 256, **arguments) -> None:
         if num_features % 2:
             raise ValueError(f"hyperbolic features come in pairs: num_features must be even, not {num_features}")
-        super().__init__(num_heads=num_heads, head_dim=head_dim, num_features=num_features)
-        self.orthogonal_rows = orthogonal_rows
+        super().__init__(num_heads=num_heads, head_dim=head_dim, num_features=num_features, **arguments)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         half = (orthogonal if self.orthogonal_rows else gaussian)(self.rows // 2, self.head_dim, generator)
         return torch.cat([half, -half])
-
-    def config(self) -> dict[str, Any]:
-        return {
-            "name": type(self).__name__,
-            "num_features": self.num_features,
-            "orthogonal_rows": self.orthogonal_rows,
-        }

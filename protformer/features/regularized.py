@@ -16,12 +16,14 @@ class RegularizedFeatures(FeatureMap):
     """`num_features` positive features with orthogonal rows of constant norm."""
 
     family_name = "exponential"
+    norm_weight = 1.0
+    kernel = "softmax"
 
-    def __init__(self, *, num_heads: int, head_dim: int, num_features: int = 256) -> None:
-        super().__init__(num_heads=num_heads, head_dim=head_dim, num_features=num_features)
+    def __init__(self, *, num_heads: int, head_dim: int, num_features: int = 256, per_head: bool = False) -> None:
+        super().__init__(num_heads=num_heads, head_dim=head_dim, num_features=num_features, per_head=per_head)
 
     def draw(self, generator: torch.Generator) -> Tensor:
         return orthogonal(self.rows, self.head_dim, generator, norms="sqrt_dim")
 
-    def config(self) -> dict[str, Any]:
-        return {"name": type(self).__name__, "num_features": self.num_features}
+    def options(self) -> dict[str, Any]:
+        return {}

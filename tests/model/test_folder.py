@@ -13,7 +13,16 @@ from protformer.errors import ProtformerError
 from protformer.model import build_model, find_model_folder, initialise_from, load_model, parameter_count, save_model
 
 TOKENS = ("<cls>", "<pad>", "<eos>")
-POSITIVE = {"name": "PositiveFeatures", "num_features": 8, "orthogonal_rows": True}
+POSITIVE = {
+    "name": "PositiveFeatures",
+    "num_features": 8,
+    "per_head": False,
+    "orthogonal_rows": True,
+    "kernel": "softmax",
+    "centred": False,
+    "statistics": "segment",
+    "momentum": 0.99,
+}
 PERFORMER = {"name": "FavorAttention", "causal": False, "features": POSITIVE}
 EXACT = {"name": "ExactAttention", "causal": False}
 HEADS = {
