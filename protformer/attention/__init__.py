@@ -6,9 +6,10 @@ from typing import Any
 from protformer.attention.base import Attention
 from protformer.attention.exact import ExactAttention
 from protformer.attention.favor import FavorAttention
+from protformer.attention.hybrid import HybridAttention
 from protformer.features import factory_from_config as features_from_config
 
-__all__ = ["Attention", "ExactAttention", "FavorAttention", "factory_from_config"]
+__all__ = ["Attention", "ExactAttention", "FavorAttention", "HybridAttention", "factory_from_config"]
 
 
 def factory_from_config(config: dict[str, Any]) -> Callable[..., Attention]:
