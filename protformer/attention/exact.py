@@ -1,9 +1,9 @@
 """Exact softmax attention over packed segments.
 
 On a CPU each segment goes through PyTorch's `scaled_dot_product_attention` kernel by itself: the variable-length flash
-kernel does not exist there, and nested tensors are tens of times slower. The loop over segments is one operator, so that
-a compiled model has no break there. On CUDA in half precision the variable-length kernel that PyTorch ships takes the
-whole pack; fp32 takes a loop.
+kernel does not exist there, and nested tensors are tens of times slower. The loop over segments is one operator, so
+that a compiled model has no break there. On CUDA in half precision the variable-length kernel that PyTorch ships takes
+the whole pack; fp32 takes a loop.
 """
 
 import itertools

@@ -7,7 +7,8 @@ and backward, with G = [d_out, -(d_out . out)] / denominator:
 Stabilisers cancel between numerator and denominator, so no gradient goes through them.
 
 A list of chunks is either the parts of one long segment, or one chunk of several short segments, which share all
-element-wise work and have states of their own.
+element-wise work and have states of their own. Gaps behind segments (`Rows.block`) have zeros for values and gradients,
+and so have no part in any product.
 """
 
 import torch
@@ -24,7 +25,7 @@ def forward(context: ChunkContext, chunks: list[Rows], out: Tensor) -> None:
     walk = _KeyWalk(context, chunks)
     for rows in chunks:
         features, _ = walk.query_features(rows)
-        joint = walk.read(rows, features, walk.states)
+        joint = walk.read(rows, features)
         joint[..., :-1].div_(context.guarded(joint[..., -1:]))
         context.store(out, rows, joint[..., :-1])
 
@@ -50,21 +51,22 @@ def backward(
     grad_states = [torch.zeros_like(state) for state in walk.states]
     for rows in chunks:
         features, logits = walk.query_features(rows)
-        joint = walk.read(rows, features, walk.states)
-        grad_joint = _grad_joint(context, rows, grad_out, joint)
-        grad_features = context.take("grad_features", features.shape[1], features.shape[2])
-        for i, (_, place) in enumerate(rows.slices()):
-            grad_states[i].baddbmm_(features[:, place].transpose(1, 2), grad_joint[:, place])
-            torch.bmm(grad_joint[:, place], walk.states[i].transpose(1, 2), out=grad_features[:, place])
+        grad_joint = _grad_joint(context, rows, grad_out, walk.read(rows, features))
+        grad_features = context.take("grad_features", rows, features.shape[2])
+        blocks = (context.parts(x, rows) for x in (features, grad_joint, grad_features))
+        for state, grad_state, f, g, grad_f in zip(walk.states, grad_states, *blocks, strict=True):
+            grad_state.baddbmm_(f.transpose(1, 2), g)
+            torch.bmm(g, state.transpose(1, 2), out=grad_f)
         context.query_gradient(grad_query, rows, family.query_vjp_(grad_features, features, logits))
     for rows in chunks:
         keys, features, factor = walk.key_features(rows)
         values = context.values(rows, factor, centres)
-        grad_features = context.take("grad_features", features.shape[1], features.shape[2])
-        grad_values = context.take("joint", features.shape[1], context.dim)
-        for i, (_, place) in enumerate(rows.slices()):
-            torch.bmm(features[:, place], grad_states[i][..., :-1], out=grad_values[:, place])
-            torch.bmm(values[:, place], grad_states[i].transpose(1, 2), out=grad_features[:, place])
+        grad_features = context.take("grad_features", rows, features.shape[2])
+        grad_values = context.take("joint", rows, context.dim)
+        blocks = (context.parts(x, rows) for x in (features, values, grad_features, grad_values))
+        for grad_state, f, v, grad_f, grad_v in zip(grad_states, *blocks, strict=True):
+            torch.bmm(f, grad_state[..., :-1], out=grad_v)
+            torch.bmm(v, grad_state.transpose(1, 2), out=grad_f)
         if factor is not None:
             grad_values.mul_(factor)
         context.store(grad_value, rows, grad_values)
@@ -88,13 +90,13 @@ class _KeyWalk:
             self.stabiliser = here if before is None or here is None else torch.maximum(before, here)
             features, factor = context.family.key_(keys.logits, keys.weight, self.stabiliser)
             values = context.values(rows, factor)
+            blocks = zip(context.parts(features, rows), context.parts(values, rows), strict=True)
             if self.states:
-                state = self.states[0]
                 if before is not None and self.stabiliser is not None:
-                    state.mul_((before - self.stabiliser).exp_().transpose(1, 2))
-                state.baddbmm_(features.transpose(1, 2), values)
-            else:
-                self.states = [features[:, p].transpose(1, 2) @ values[:, p] for _, p in rows.slices()]
+                    self.states[0].mul_((before - self.stabiliser).exp_().transpose(1, 2))
+                self.states[0].baddbmm_(features.transpose(1, 2), values)
+            else:  # (bmm, because matmul would copy)
+                self.states = [torch.bmm(f.transpose(1, 2), v) for f, v in blocks]
             if len(chunks) == 1:
                 self._only = keys, features, factor
 
@@ -112,11 +114,12 @@ class _KeyWalk:
             raise OutOfRangeError
         return self.context.family.query_(logits, self.stabiliser), logits
 
-    def read(self, rows: Rows, features: Tensor, states: list[Tensor]) -> Tensor:
-        """[numerator, denominator] `[heads, tokens, dim + 1]`."""
-        joint = self.context.take("joint", features.shape[1], self.context.dim + 1)
-        for (_, place), state in zip(rows.slices(), states, strict=True):
-            torch.bmm(features[:, place], state, out=joint[:, place])
+    def read(self, rows: Rows, features: Tensor) -> Tensor:
+        """[numerator, denominator] in the layout of a chunk, `[.., dim + 1]`."""
+        joint = self.context.take("joint", rows, self.context.dim + 1)
+        blocks = (self.context.parts(x, rows) for x in (features, joint))
+        for state, f, out in zip(self.states, *blocks, strict=True):
+            torch.bmm(f, state, out=out)
         return joint
 
 
@@ -124,7 +127,7 @@ def _grad_joint(context: ChunkContext, rows: Rows, grad_out: Tensor, joint: Tens
     """G = [d_out, -(d_out . out)] / denominator, the gradient of [numerator, denominator]."""
     denominator = context.guarded(joint[..., -1:])
     grad = context.load("grad_out", grad_out, rows).div_(denominator)
-    result = context.take("grad_joint", grad.shape[1], grad.shape[2] + 1)
+    result = context.take("grad_joint", rows, grad.shape[2] + 1)
     result[..., :-1].copy_(grad)
     # (d_out . out) / denominator; out is formed anew, because its rounding to bf16 would be the larger part of the
     # difference where keys are nearly equal

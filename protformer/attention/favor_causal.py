@@ -10,6 +10,9 @@ and backward, with G = [d_out, -(d_out . out)] / denominator, B = tril(G v1^T) a
 A long segment is a list of chunks: P is carried from one to the next, and R back.
 """
 
+import itertools
+import math
+
 import torch
 from torch import Tensor
 
@@ -82,7 +85,7 @@ class _Walk:
     def advance(self, rows: Rows) -> "_Part":
         if self._centred and self.centres is None:
             value = self.context.load("value", self.context.value, rows)
-            self.centres = [value[:, place].mean(dim=1, keepdim=True) for _, place in rows.slices()]
+            self.centres = [block.mean(dim=1, keepdim=True) for block in self.context.parts(value, rows)]
         before = self.stabiliser
         part = _Part(self.context, rows, before, self.centres, check=True)
         self.stabiliser = part.stabiliser
@@ -119,15 +122,12 @@ class _Part:
         self.key_features, self.factor = family.key_(self.keys.logits, self.keys.weight, stabiliser)
         self.query_features = family.query_(self.query_logits, stabiliser)
         self.values = context.values(rows, self.factor, centres)
-        self.blocks = self.key_features.shape[1] // rows.block
         self.past: Tensor | None = None
 
     def set_past(self, state: Tensor | None) -> Tensor | None:
         """P of every block, from the state before the chunk; returns the state after it, over the same stabiliser."""
         added = self._product("sums", _t(self._blocks(self.key_features)), self._blocks(self.values))
-        added = added.unflatten(0, (-1, self.blocks))
-        past, state = self._running("past", added, state, range(self.blocks), self._starts())
-        self.past = None if past is None else past.flatten(0, 1)
+        self.past, state = self._running(added, state, backwards=False)
         return state
 
     def joint(self) -> Tensor:
@@ -141,11 +141,10 @@ class _Part:
     def set_grad_joint(self, grad_out: Tensor, numbers: Tensor) -> None:
         """G from the output's gradient and [1, d_out . out] / denominator."""
         grad = self.context.load("grad_out", grad_out, self.rows)
-        self.grad_joint = self.context.take("grad_joint", grad.shape[1], grad.shape[2] + 1)
+        self.grad_joint = self.context.take("grad_joint", self.rows, grad.shape[2] + 1)
         torch.mul(grad, numbers[..., :1], out=self.grad_joint[..., :-1])
         torch.neg(numbers[..., 1:], out=self.grad_joint[..., -1:])
-        for gap in self.rows.gaps():
-            self.grad_joint[:, gap] = 0.0
+        self.context.close_gaps(self.grad_joint, self.rows)
 
     def query_logits_gradient(self) -> Tensor:
         """d of the queries' logits: d f_q = B f_k + G P^T."""
@@ -157,13 +156,10 @@ class _Part:
     def key_gradients(self, future: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """d v1 and d f_k from R after the chunk; and R before the chunk, over the same stabiliser."""
         queries, grad_joint = self._blocks(self.query_features), self._blocks(self.grad_joint)
-        added = self._product("sums", _t(queries), grad_joint).unflatten(0, (-1, self.blocks))
-        order = range(self.blocks - 1, -1, -1)
-        later, future = self._running("past", added, future, order, self._ends())
+        later, future = self._running(self._product("sums", _t(queries), grad_joint), future, backwards=True)
         grad_values = self._product("joint", _t(self._mixing()), grad_joint)
         grad_features = self._product("grad_features", _t(self._grad_mixing()), queries)
         if later is not None:
-            later = later.flatten(0, 1)
             grad_values.baddbmm_(self._blocks(self.key_features), later)
             grad_features.baddbmm_(self._blocks(self.values), _t(later))
         return self._tokens(grad_values), self._tokens(grad_features), future
@@ -177,40 +173,41 @@ class _Part:
         return self._product("mixing", self._blocks(self.grad_joint), _t(self._blocks(self.values))).tril_()
 
     def _running(
-        self, name: str, added: Tensor, carried: Tensor | None, order: range, first: set[int]
+        self, added: Tensor, carried: Tensor | None, *, backwards: bool
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Sums over the blocks before each block, in `order`; a segment's first block has none but what is carried."""
-        whole = self.rows.start == self.rows.segments[0].start and self.rows.stop == self.rows.segments[-1].stop
-        if whole and len(first) == self.blocks:
+        """Sums over a segment's blocks before each block (behind it, `backwards`), from what is carried; and all.
+
+        `added` is `[heads * blocks, m, dim + 1]`, segment after segment. None where no block has another one.
+        """
+        heads = self.context.heads
+        counts = [self.rows.span(part) // self.rows.block for part in self.rows.parts()]
+        ends = self.rows.start == self.rows.segments[0].start and self.rows.stop == self.rows.segments[-1].stop
+        if ends and max(counts) == 1:
             return None, None
-        sums = self.context.take(name, added.shape[1] * added.shape[2], added.shape[3]).view(added.shape)
-        total = carried
-        for position, block in enumerate(order):
-            if block in first and position:
-                total = None
-            if total is None:
-                sums[:, block] = 0.0
-            else:
-                sums[:, block] = total
-            total = sums[:, block] + added[:, block]
-        return sums, total
-
-    def _starts(self) -> set[int]:
-        return {place.start // self.rows.block for _, place in self.rows.slices()}
-
-    def _ends(self) -> set[int]:
-        return {(place.stop - 1) // self.rows.block for _, place in self.rows.slices()}
+        sums = self._buffer("past", added.shape[0], added.shape[1], added.shape[2])
+        total: Tensor | None = None
+        for count, out, new in zip(counts, *(x.split([heads * n for n in counts]) for x in (sums, added)), strict=True):
+            out, new = (x.view(heads, count, *x.shape[1:]) for x in (out, new))
+            order = range(count - 1, -1, -1) if backwards else range(count)
+            out[:, order[0]] = 0.0 if carried is None else carried
+            for before, block in itertools.pairwise(order):
+                torch.add(out[:, before], new[:, before], out=out[:, block])
+            total = out[:, order[-1]] + new[:, order[-1]]
+        return sums, total  # (the total is of use for a chunk of one segment)
 
     def _blocks(self, x: Tensor) -> Tensor:
-        """`[heads, tokens, width]` as `[heads * blocks, block, width]`."""
+        """A chunk as `[heads * blocks, block, width]`."""
         return x.view(-1, self.rows.block, x.shape[2])
 
     def _tokens(self, x: Tensor) -> Tensor:
-        return x.view(self.context.heads, -1, x.shape[2])
+        """Blocks in the layout of a chunk."""
+        return x.view(self.key_features.shape[0], -1, x.shape[2])
 
     def _product(self, name: str, a: Tensor, b: Tensor) -> Tensor:
-        out = self.context.take(name, self.blocks * a.shape[1], b.shape[2]).view(a.shape[0], a.shape[1], b.shape[2])
-        return torch.bmm(a, b, out=out)
+        return torch.bmm(a, b, out=self._buffer(name, a.shape[0], a.shape[1], b.shape[2]))
+
+    def _buffer(self, name: str, *shape: int) -> Tensor:
+        return self.context.take_flat(name, math.prod(shape)).view(shape)
 
 
 def _t(x: Tensor) -> Tensor:

@@ -1,10 +1,17 @@
 """What the bidirectional and the causal Performer share: one chunk's layout, projection and gradients.
 
-Inside a chunk tensors are `[heads, tokens, ...]` and contiguous, so that products over all heads are one batched call.
+A chunk of one segment is `[heads, tokens, width]` and contiguous, so that products over all heads are one batched call.
+A chunk of several segments is one such block behind another, `[1, heads * tokens, width]`:
+
+    segments of 3 and 2 tokens, 2 heads, block 2:    a0 a0 a0 .  a1 a1 a1 .  b0 b0 b1 b1
+
+Element-wise work and the product with a shared projection take it as it is; `ChunkContext.parts` gives the blocks, each
+contiguous (bf16 products of slices with a stride between heads would be four times slower).
+
 Chunks of a call use the same buffers over and over: memory fresh from the system costs more than the arithmetic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -28,10 +35,9 @@ class Segment(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows start to stop that are worked on together: whole segments, or a part of one.
+    """Rows start to stop of the pack that are worked on together: whole segments, or a part of one.
 
-    With `block`, every segment begins at a multiple of it in the chunk, and rows of the gaps are zero:
-        segments of 3 and 2 rows, block 4:   a a a . b b . .
+    With `block`, every segment is filled up to a multiple of it, and the rows of these gaps are zero.
     """
 
     start: int
@@ -39,33 +45,24 @@ class Rows(NamedTuple):
     segments: tuple[Segment, ...]
     block: int = 1
 
+    def parts(self) -> Iterator[Segment]:
+        """The segments as far as they lie in these rows."""
+        return (Segment(s.index, max(s.start, self.start), min(s.stop, self.stop)) for s in self.segments)
+
+    def span(self, part: Segment) -> int:
+        """Rows of a part with its gap."""
+        return -(-(part.stop - part.start) // self.block) * self.block
+
     @property
     def length(self) -> int:
         """Rows of the chunk, gaps included."""
-        return sum(-(-(s.stop - s.start) // self.block) * self.block for s in self._parts())
-
-    def slices(self) -> Iterator[tuple[int, slice]]:
-        """Each segment's index, and its place in the chunk."""
-        place = 0
-        for segment in self._parts():
-            length = segment.stop - segment.start
-            yield segment.index, slice(place, place + length)
-            place += -(-length // self.block) * self.block
-
-    def gaps(self) -> Iterator[slice]:
-        for _, place in self.slices():
-            end = -(-place.stop // self.block) * self.block
-            if end > place.stop:
-                yield slice(place.stop, end)
-
-    def _parts(self) -> Iterator[Segment]:
-        return (Segment(s.index, max(s.start, self.start), min(s.stop, self.stop)) for s in self.segments)
+        return sum(self.span(part) for part in self.parts())
 
 
 class Keys(NamedTuple):
-    scaled: Tensor  # [heads, tokens, dim]
-    logits: Tensor  # [heads, tokens, rows]
-    weight: Tensor | None  # log weight [heads, tokens, 1]
+    scaled: Tensor  # [.., dim], all in the layout of a chunk
+    logits: Tensor  # [.., rows]
+    weight: Tensor | None  # log weight [.., 1]
 
 
 class Queries(NamedTuple):
@@ -103,59 +100,63 @@ class ChunkContext:
         self.norm_factor = -0.5 * norm_weight * self.dim**-0.5
         self._buffers: dict[str, Tensor] = {}
 
-    def take(self, name: str, tokens: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
-        """A contiguous buffer `[heads, tokens, width]`, the same memory for every call with this name."""
-        size = self.heads * tokens * width
+    def take(self, name: str, rows: Rows, width: int, dtype: torch.dtype | None = None) -> Tensor:
+        """A buffer in the layout of a chunk, the same memory for every call with this name."""
+        leading = self.heads if len(rows.segments) == 1 else 1
+        return self.take_flat(name, self.heads * rows.length * width, dtype).view(leading, -1, width)
+
+    def take_flat(self, name: str, size: int, dtype: torch.dtype | None = None) -> Tensor:
         buffer = self._buffers.get(name)
         if buffer is None or buffer.numel() < size:
-            buffer = self.query.new_empty(size, dtype=dtype or self.dtype)
-            self._buffers[name] = buffer
-        return buffer[:size].view(self.heads, tokens, width)
+            buffer = self._buffers[name] = self.query.new_empty(size, dtype=dtype or self.dtype)
+        return buffer[:size]
+
+    def parts(self, x: Tensor, rows: Rows) -> list[Tensor]:
+        """Each segment's block `[heads, tokens, width]`, gap included."""
+        if len(rows.segments) == 1:
+            return [x]
+        sizes = [self.heads * rows.span(part) for part in rows.parts()]
+        return [block.view(self.heads, -1, x.shape[2]) for block in x[0].split(sizes)]
+
+    def close_gaps(self, x: Tensor, rows: Rows) -> Tensor:
+        """x with zeros in the rows between segments."""
+        if rows.length > rows.stop - rows.start:
+            for part, block in zip(rows.parts(), self.parts(x, rows), strict=True):
+                block[:, part.stop - part.start :] = 0.0
+        return x
 
     def load(self, name: str, x: Tensor, rows: Rows) -> Tensor:
         """Rows of a packed tensor, heads first, in the compute type; gaps are zero."""
-        length = rows.length
-        out = self.take(name, length, x.shape[2])
+        out = self.take(name, rows, x.shape[2])
         # Two plain copies are several times faster than one that transposes and converts.
-        target = out if x.dtype == self.dtype else self.take(f"{x.dtype}", length, x.shape[2], x.dtype)
-        if length == rows.stop - rows.start:
-            target.copy_(x[rows.start : rows.stop].transpose(0, 1))
-        else:
-            a = rows.start
-            for _, place in rows.slices():
-                target[:, place].copy_(x[a : a + place.stop - place.start].transpose(0, 1))
-                a += place.stop - place.start
-            for gap in rows.gaps():
-                target[:, gap] = 0
+        target = out if x.dtype == self.dtype else self.take(f"{x.dtype}", rows, x.shape[2], x.dtype)
+        for part, block in zip(rows.parts(), self.parts(target, rows), strict=True):
+            block[:, : part.stop - part.start].copy_(x[part.start : part.stop].transpose(0, 1))
+        self.close_gaps(target, rows)
         return out if target is out else out.copy_(target)
 
     def store(self, out: Tensor, rows: Rows, chunk: Tensor) -> None:
-        if chunk.shape[1] == rows.stop - rows.start:
-            out[rows.start : rows.stop].copy_(chunk.transpose(0, 1))
-            return
-        a = rows.start
-        for _, place in rows.slices():
-            out[a : a + place.stop - place.start].copy_(chunk[:, place].transpose(0, 1))
-            a += place.stop - place.start
+        for part, block in zip(rows.parts(), self.parts(chunk, rows), strict=True):
+            out[part.start : part.stop].copy_(block[:, : part.stop - part.start].transpose(0, 1))
 
     def queries(self, rows: Rows) -> Queries:
         scaled = self.load("query", self.query, rows)
-        _each_segment(torch.Tensor.mul_, scaled, self.adaptation.query_scale, rows)
+        self._change(torch.Tensor.mul_, scaled, self.adaptation.query_scale, rows)
         return Queries(scaled, self._project("query_logits", scaled, rows))
 
     def keys(self, rows: Rows) -> Keys:
         scaled = self.load("key", self.key, rows)
-        _each_segment(torch.Tensor.mul_, scaled, self.adaptation.key_scale, rows)
+        self._change(torch.Tensor.mul_, scaled, self.adaptation.key_scale, rows)
         return Keys(scaled, self._project("key_logits", scaled, rows), self._key_weight(scaled, rows))
 
     def _project(self, name: str, scaled: Tensor, rows: Rows) -> Tensor:
-        features = self.weight.shape[-2]
-        logits = self.take(name, scaled.shape[1], features)
+        logits = self.take(name, rows, self.weight.shape[-2])
         if self.weight.dim() == 2:
-            torch.mm(scaled.view(-1, self.dim), self.weight.t(), out=logits.view(-1, features))
+            torch.mm(scaled.view(-1, self.dim), self.weight.t(), out=logits.view(-1, logits.shape[2]))
         else:
-            torch.bmm(scaled, self.weight.transpose(1, 2), out=logits)
-        _each_segment(torch.Tensor.add_, logits, self.adaptation.offset, rows)
+            for x, out in zip(self.parts(scaled, rows), self.parts(logits, rows), strict=True):
+                torch.bmm(x, self.weight.transpose(1, 2), out=out)
+        self._change(torch.Tensor.add_, logits, self.adaptation.offset, rows)
         return logits
 
     def _key_weight(self, scaled: Tensor, rows: Rows) -> Tensor | None:
@@ -163,14 +164,14 @@ class ChunkContext:
         if self.norm_factor != 0.0:
             weight = torch.linalg.vector_norm(scaled, dim=2, keepdim=True).square_().mul_(self.norm_factor)
             if self.adaptation.norm_scale is not None:
-                _each_segment(torch.Tensor.mul_, weight, self.adaptation.norm_scale.unsqueeze(2), rows)
+                self._change(torch.Tensor.mul_, weight, self.adaptation.norm_scale.unsqueeze(2), rows)
         if self.adaptation.tilt is not None:
-            weight = weight if weight is not None else scaled.new_zeros(self.heads, scaled.shape[1], 1)
-            for index, place in rows.slices():
-                weight[:, place] += scaled[:, place] @ _of_segment(self.adaptation.tilt, index).transpose(1, 2)
-        if weight is not None:
-            for gap in rows.gaps():  # (or the gap's weight could be the largest)
-                weight[:, gap] = weight[:, :1]
+            weight = torch.zeros_like(scaled[..., :1]) if weight is None else weight
+            for part, x, out in self._blocks(rows, scaled, weight):
+                out += torch.bmm(x, self._of(self.adaptation.tilt, part).transpose(1, 2).expand(self.heads, -1, -1))
+        if weight is not None and rows.length > rows.stop - rows.start:
+            for part, out in self._blocks(rows, weight):  # (or the gap's weight could be the largest)
+                out[:, part.stop - part.start :] = out[:, :1]
         return weight
 
     def values(self, rows: Rows, factor: Tensor | None, centres: list[Tensor] | None = None) -> Tensor:
@@ -180,43 +181,57 @@ class ChunkContext:
         """
         value = self.load("value", self.value, rows)
         if centres is not None:
-            for (_, place), centre in zip(rows.slices(), centres, strict=True):
-                value[:, place] -= centre
-        joint = self.take("values", value.shape[1], value.shape[2] + 1)
+            for block, centre in zip(self.parts(value, rows), centres, strict=True):
+                block -= centre
+        joint = self.take("values", rows, value.shape[2] + 1)
         if factor is None:
             joint[..., :-1].copy_(value)
             joint[..., -1:] = 1.0
         else:
             torch.mul(value, factor, out=joint[..., :-1])
             joint[..., -1:].copy_(factor)
-        for gap in rows.gaps():
-            joint[:, gap] = 0.0
-        return joint
+        return self.close_gaps(joint, rows)
 
     def query_gradient(self, out: Tensor, rows: Rows, grad_logits: Tensor) -> None:
-        grad = self._unproject(grad_logits)
-        _each_segment(torch.Tensor.mul_, grad, self.adaptation.query_scale, rows)
+        grad = self._unproject(grad_logits, rows)
+        self._change(torch.Tensor.mul_, grad, self.adaptation.query_scale, rows)
         self.store(out, rows, grad)
 
     def key_gradient(self, out: Tensor, rows: Rows, keys: Keys, grad_logits: Tensor, grad_weight: Tensor) -> None:
-        grad = self._unproject(grad_logits)
+        grad = self._unproject(grad_logits, rows)
         if self.norm_factor != 0.0:
             share = grad_weight * (2.0 * self.norm_factor)
             if self.adaptation.norm_scale is not None:
-                _each_segment(torch.Tensor.mul_, share, self.adaptation.norm_scale.unsqueeze(2), rows)
+                self._change(torch.Tensor.mul_, share, self.adaptation.norm_scale.unsqueeze(2), rows)
             grad.addcmul_(keys.scaled, share)
         if self.adaptation.tilt is not None:
-            for index, place in rows.slices():
-                grad[:, place] += grad_weight[:, place] * _of_segment(self.adaptation.tilt, index)
-        _each_segment(torch.Tensor.mul_, grad, self.adaptation.key_scale, rows)
+            for part, block, weight in self._blocks(rows, grad, grad_weight):
+                block.addcmul_(weight, self._of(self.adaptation.tilt, part))
+        self._change(torch.Tensor.mul_, grad, self.adaptation.key_scale, rows)
         self.store(out, rows, grad)
 
-    def _unproject(self, grad_logits: Tensor) -> Tensor:
-        out = self.take("unprojected", grad_logits.shape[1], self.dim)
+    def _unproject(self, grad_logits: Tensor, rows: Rows) -> Tensor:
+        out = self.take("unprojected", rows, self.dim)
         if self.weight.dim() == 2:
-            torch.mm(grad_logits.reshape(-1, grad_logits.shape[2]), self.weight, out=out.view(-1, self.dim))
-            return out
-        return torch.bmm(grad_logits, self.weight, out=out)
+            torch.mm(grad_logits.view(-1, grad_logits.shape[2]), self.weight, out=out.view(-1, self.dim))
+        else:
+            for x, block in zip(self.parts(grad_logits, rows), self.parts(out, rows), strict=True):
+                torch.bmm(x, self.weight, out=block)
+        return out
+
+    def _blocks(self, rows: Rows, *chunks: Tensor) -> Iterator[tuple]:
+        """(segment, its block of each chunk ...) for every segment."""
+        return zip(rows.parts(), *(self.parts(x, rows) for x in chunks), strict=True)
+
+    def _of(self, x: Tensor, part: Segment) -> Tensor:
+        """`[heads or 1, 1, width]`: a segment's own entry of `[segments or 1, heads or 1, width]`."""
+        return x[part.index if x.shape[0] > 1 else 0].unsqueeze(1)
+
+    def _change(self, change: Callable[..., Tensor], x: Tensor, by: Tensor | None, rows: Rows) -> None:
+        """Every segment's block of x changed in place by the segment's own entry of `by`."""
+        if by is not None:
+            for part, block in self._blocks(rows, x):
+                change(block, self._of(by, part))
 
     def guarded(self, denominator: Tensor) -> Tensor:
         """A denominator that can be divided by, whatever the inputs.
@@ -229,22 +244,6 @@ class ChunkContext:
             floors = torch.copysign(torch.full_like(denominator, floor), denominator)
             return torch.where(denominator.abs() < floor, floors, denominator)
         return denominator.clamp_min(torch.finfo(self.dtype).tiny)
-
-
-def _of_segment(x: Tensor, index: int) -> Tensor:
-    """`[heads or 1, 1, width]` of one segment."""
-    return x[index if x.shape[0] > 1 else 0].unsqueeze(1)
-
-
-def _each_segment(change, x: Tensor, by: Tensor | None, rows: Rows) -> None:
-    """x of every segment changed in place by its own entry of `by` `[segments or 1, heads or 1, width]`."""
-    if by is None:
-        return
-    if by.shape[0] == 1:
-        change(x, _of_segment(by, 0))
-        return
-    for index, place in rows.slices():
-        change(x[:, place], _of_segment(by, index))
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from protformer.attention.favor_chunk import ChunkContext, Rows, Segment, chunk_
 from protformer.features import NO_ADAPTATION, Adaptation
 from protformer.features.families import family as make_family
 
+# Segments begin at multiples of this in a chunk of bf16 inputs.
+PRODUCT_BLOCK = 32
 # A chunk of the stabilised causal path has a [chunk x chunk] matrix, which a longer one would make the larger cost.
 STABILISED_CHUNK = 128
 
@@ -144,7 +146,9 @@ class _Call:
         # Looking at the range costs a CUDA device a wait at every chunk.
         self.try_plain = not (query.is_cuda and family == "exponential")
         self.chunk = chunk_length(query.shape[1], projection.shape[1] * self.plain.family.columns)
-        self.block = favor_causal.BLOCK if self.causal else 1
+        # The bf16 products of a CPU are compiled for each new shape: multiples keep shapes few.
+        bidirectional_block = PRODUCT_BLOCK if query.dtype == torch.bfloat16 and self.try_plain else 1
+        self.block = favor_causal.BLOCK if self.causal else bidirectional_block
 
     def output_like(self, x: Tensor) -> Tensor:
         """Room for rows of a pack: zero where segments are left out, else whatever, for all rows will be written."""
@@ -196,7 +200,7 @@ class _Call:
                         self.forward(self._parts(segment), out, denominators)
                     return
         if not self.causal:
-            favor_bidirectional.forward(self.stabilised, chunks, out)
+            favor_bidirectional.forward(self.stabilised, _in_parts_of(self.chunk, chunks), out)
         elif self.plain.family.signed:
             favor_causal.forward(self.plain, _in_parts_of(1, chunks), out)
         else:
@@ -214,7 +218,7 @@ class _Call:
                         self.backward(self._parts(segment), grad_out, out, denominators, *grads)
                     return
         if not self.causal:
-            favor_bidirectional.backward(self.stabilised, chunks, grad_out, *grads)
+            favor_bidirectional.backward(self.stabilised, _in_parts_of(self.chunk, chunks), grad_out, *grads)
         elif self.plain.family.signed:
             favor_causal.backward(self.plain, _in_parts_of(1, chunks), grad_out, *grads)
         else:
@@ -223,7 +227,7 @@ class _Call:
 
 
 def _in_parts_of(size: int, chunks: list[Rows]) -> list[Rows]:
-    """A segment in chunks of `size` rows, without gaps. Of one row: its weight then is the chunk's only one."""
+    """A segment in chunks of `size` rows, without gaps, whose rows would have a part in a stabiliser."""
     (segment,) = chunks[0].segments
     starts = range(segment.start, segment.stop, size)
     return [Rows(a, min(a + size, segment.stop), (segment,)) for a in starts]

@@ -19,8 +19,8 @@ class HybridAttention(FavorAttention):
     """Segments of fewer than `threshold` tokens get softmax attention, the others the Performer's estimate of it.
 
     The threshold is part of the model: measured anew on each machine it would change outputs between machines
-    (`protformer benchmark attention --crossover` suggests one). Only a map that estimates the softmax kernel is allowed,
-    or the two would be different functions.
+    (`protformer benchmark attention --crossover` suggests one). Only a map that estimates the softmax kernel is
+    allowed, or the two would be different functions.
     """
 
     def __init__(
