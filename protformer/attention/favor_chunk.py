@@ -258,7 +258,7 @@ def product_precision(query: Tensor, adaptation: Adaptation) -> Iterator[None]:
     """
     low = query.dtype == torch.bfloat16 and adaptation.key_scale is None
     settings = (
-        (torch.backends.mkldnn.matmul, "bf16" if low else "ieee"),
+        (torch.backends.mkldnn.matmul, "bf16" if low else "ieee"),  # pyright: ignore[reportAttributeAccessIssue]
         (torch.backends.cuda.matmul, "tf32" if low else "ieee"),
     )
     before = [backend.fp32_precision for backend, _ in settings]

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from protformer.attention import ExactAttention, FavorAttention, favor_causal
-from protformer.attention import favor_operator as operator
+from protformer.attention import ExactAttention, FavorAttention, favor_causal, favor_chunked
 from protformer.features import (
     CosineFeatures,
     DenseFeatures,
@@ -53,8 +52,8 @@ CAUSAL = [(name, causal) for name in MAPS for causal in (False, True) if not (ca
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     # several chunks per segment, and several segments per chunk, at tiny shapes
-    monkeypatch.setattr(operator, "chunk_length", lambda heads, features: 6)
-    monkeypatch.setattr(operator, "STABILISED_CHUNK", 3)
+    monkeypatch.setattr(favor_chunked, "chunk_length", lambda heads, features: 6)
+    monkeypatch.setattr(favor_chunked, "STABILISED_CHUNK", 3)
     monkeypatch.setattr(favor_causal, "BLOCK", 2)
 
 

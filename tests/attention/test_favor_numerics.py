@@ -88,9 +88,9 @@ def test_causal_rows_whose_queries_and_keys_prefer_different_features(map_class,
 
 @pytest.mark.parametrize("norm", [30.0, 60.0])
 def test_gradients_of_such_rows_equal_autograds(norm, monkeypatch):
-    from protformer.attention import favor_operator
+    from protformer.attention import favor_chunked
 
-    monkeypatch.setattr(favor_operator, "STABILISED_CHUNK", 7)
+    monkeypatch.setattr(favor_chunked, "STABILISED_CHUNK", 7)
     dim, length = 8, 24
     attention = build(PositiveFeatures, 32, dim, causal=True).double()
     q, k, v, grad = inputs(length, dim, norm, "random")

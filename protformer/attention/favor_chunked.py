@@ -1,0 +1,159 @@
+"""The Performer as chunks of PyTorch operations: on every device, for every type, and the reference of the kernels.
+
+Chunks of tokens that stay in cache go through projection, features and state. Each group of segments goes plainly or,
+with logits out of range, stabilised.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from protformer.attention import favor_bidirectional, favor_causal, favor_causal_stabilised
+from protformer.attention.favor_bidirectional import OutOfRangeError
+from protformer.attention.favor_chunk import ChunkContext, Rows, Segment, chunk_length, product_precision
+from protformer.attention.favor_settings import Settings, row_numbers
+from protformer.features.families import family as make_family
+
+# Segments begin at multiples of this in a chunk of bf16 inputs.
+PRODUCT_BLOCK = 32
+# A chunk of the stabilised causal path has a [chunk x chunk] matrix, which a longer one would make the larger cost.
+STABILISED_CHUNK = 128
+
+
+def forward(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """The output, and what the stabilised causal path has to remember of a row (zero where there is nothing)."""
+    call = _Call(query, key, value, cu_seqlens, projection, settings)
+    out = call.output_like(value)
+    denominators = row_numbers(query).zero_()
+    with product_precision(query, call.adaptation):
+        for chunks in call.groups():
+            call.forward(chunks, out, denominators)
+    return out, denominators
+
+
+def backward(
+    grad_out: Tensor,
+    out: Tensor,
+    denominators: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    projection: Tensor,
+    settings: Settings,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of query, key and value."""
+    call = _Call(query, key, value, cu_seqlens, projection, settings)
+    grads = call.output_like(query), call.output_like(key), call.output_like(value)
+    with product_precision(query, call.adaptation):
+        for chunks in call.groups():
+            call.backward(chunks, grad_out, out, denominators, *grads)
+    return grads
+
+
+class _Call:
+    """One call of the operator: its segments in groups, each of which goes plainly or, out of range, stabilised."""
+
+    def __init__(
+        self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor, settings: Settings
+    ) -> None:
+        self.adaptation, family, epsilon, norm_weight, self.causal, self.shortest = settings
+        self.cu_seqlens = cu_seqlens
+
+        def context(plain: bool) -> ChunkContext:
+            chosen = make_family(family, epsilon, plain=plain, causal=self.causal)
+            return ChunkContext(query, key, value, projection, chosen, norm_weight, self.adaptation)
+
+        self.plain, self.stabilised = context(True), context(False)
+        # Looking at the range costs a CUDA device a wait at every chunk.
+        self.try_plain = not (query.is_cuda and family == "exponential")
+        self.chunk = chunk_length(query.shape[1], projection.shape[1] * self.plain.family.columns)
+        # The bf16 products of a CPU are compiled for each new shape: multiples keep shapes few.
+        bidirectional_block = PRODUCT_BLOCK if query.dtype == torch.bfloat16 and self.try_plain else 1
+        self.block = favor_causal.BLOCK if self.causal else bidirectional_block
+
+    def output_like(self, x: Tensor) -> Tensor:
+        """Room for rows of a pack: zero where segments are left out, else whatever, for all rows will be written."""
+        return torch.zeros_like(x) if self.shortest > 1 else torch.empty_like(x)
+
+    def groups(self) -> Iterator[list[Rows]]:
+        """The pack as lists of chunks: one chunk of several short segments, or the parts of one long segment."""
+        together: list[Segment] = []
+        length = 0
+        for index, (start, stop) in enumerate(itertools.pairwise(self.cu_seqlens.tolist())):
+            if stop - start < max(self.shortest, 1):
+                continue
+            segment = Segment(index, start, stop)
+            blocks = self._up(stop - start)
+            # (segments that were left out between two others part them)
+            if together and (together[-1].stop != start or length + blocks > self.chunk or not self.try_plain):
+                yield self._one_chunk(together)
+                together, length = [], 0
+            if blocks > self.chunk:
+                yield self._parts(segment)
+            else:
+                together.append(segment)
+                length += blocks
+        if together:
+            yield self._one_chunk(together)
+
+    def _one_chunk(self, segments: list[Segment]) -> list[Rows]:
+        return [Rows(segments[0].start, segments[-1].stop, tuple(segments), self.block)]
+
+    def _parts(self, segment: Segment) -> list[Rows]:
+        """Chunks of even length, aligned as blocks and caches like it."""
+        length = segment.stop - segment.start
+        even = -(-length // -(-length // self.chunk))
+        size = min(self.chunk, -(-even // max(self.block, 16)) * max(self.block, 16))
+        starts = range(segment.start, segment.stop, size)
+        return [Rows(a, min(a + size, segment.stop), (segment,), self.block) for a in starts]
+
+    def _up(self, length: int) -> int:
+        return -(-length // self.block) * self.block
+
+    def forward(self, chunks: list[Rows], out: Tensor, denominators: Tensor) -> None:
+        if self.try_plain:
+            try:
+                (favor_causal if self.causal else favor_bidirectional).forward(self.plain, chunks, out)
+                return
+            except OutOfRangeError:
+                if len(chunks[0].segments) > 1:
+                    for segment in chunks[0].segments:
+                        self.forward(self._parts(segment), out, denominators)
+                    return
+        if not self.causal:
+            favor_bidirectional.forward(self.stabilised, _in_parts_of(self.chunk, chunks), out)
+        elif self.plain.family.signed:
+            favor_causal.forward(self.plain, _in_parts_of(1, chunks), out)
+        else:
+            favor_causal_stabilised.forward(self.stabilised, _in_parts_of(STABILISED_CHUNK, chunks), out, denominators)
+
+    def backward(self, chunks: list[Rows], grad_out: Tensor, out: Tensor, denominators: Tensor, *grads: Tensor) -> None:
+        # (every path forms its numbers anew, so that the same inputs take the same one as in the forward)
+        if self.try_plain:
+            try:
+                (favor_causal if self.causal else favor_bidirectional).backward(self.plain, chunks, grad_out, *grads)
+                return
+            except OutOfRangeError:
+                if len(chunks[0].segments) > 1:
+                    for segment in chunks[0].segments:
+                        self.backward(self._parts(segment), grad_out, out, denominators, *grads)
+                    return
+        if not self.causal:
+            favor_bidirectional.backward(self.stabilised, _in_parts_of(self.chunk, chunks), grad_out, *grads)
+        elif self.plain.family.signed:
+            favor_causal.backward(self.plain, _in_parts_of(1, chunks), grad_out, *grads)
+        else:
+            rows = _in_parts_of(STABILISED_CHUNK, chunks)
+            favor_causal_stabilised.backward(self.stabilised, rows, grad_out, out, denominators, *grads)
+
+
+def _in_parts_of(size: int, chunks: list[Rows]) -> list[Rows]:
+    """A segment in chunks of `size` rows, without gaps, whose rows would have a part in a stabiliser."""
+    (segment,) = chunks[0].segments
+    starts = range(segment.start, segment.stop, size)
+    return [Rows(a, min(a + size, segment.stop), (segment,)) for a in starts]
