@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from protformer.attention import ExactAttention, FavorAttention
+from protformer.attention import ExactAttention, FavorAttention, HybridAttention
 from protformer.features import GeneralizedFeatures, HyperbolicFeatures, PositiveFeatures
 from protformer.model import Encoder, LanguageModelHead, ProteinEncoder, ProteinModel
 from protformer.model.block import Block
@@ -19,6 +19,11 @@ LENGTHS = [7, 2, 12, 3]
 CLS, EOS, MASK = 0, 2, 32
 ATTENTIONS = {
     "exact": lambda causal: lambda **shape: ExactAttention(**shape, causal=causal),
+    "hybrid": lambda causal: (
+        lambda **shape: HybridAttention(
+            **shape, features=lambda **s: PositiveFeatures(num_features=16, **s), causal=causal, threshold=9
+        )
+    ),
     "positive": lambda causal: (
         lambda **shape: FavorAttention(
             **shape, features=lambda **s: PositiveFeatures(num_features=16, **s), causal=causal
