@@ -30,6 +30,8 @@ from protformer.features import Adaptation
 from protformer.features.families import Family, family
 
 SINGLES = 5  # figures of a row that are one number
+# Causal rows are looked at together as long as their stabilisers lie within e^300: float64 has room for e^700.
+SPREAD = 300.0
 
 
 class RowFigures(NamedTuple):
@@ -76,9 +78,9 @@ def row_figures(
 ) -> RowFigures:
     """Figures of the `rows` of a pack, on the device of `query`.
 
-    `rows` and `picks` are CPU tensors; `picks` in [0, 1) say which of the keys that a row sees make pairs with it: 0 is
-    the segment's first, just under 1 the last. `attention` must be in evaluation mode, or a map with moving statistics
-    would take the look for a training step.
+    `rows` (distinct) and `picks` are CPU tensors; `picks` in [0, 1) say which of the keys that a row sees make pairs
+    with it: 0 is the segment's first, just under 1 the last. `attention` must be in evaluation mode, or a map with
+    moving statistics would take the look for a training step.
     """
     adaptation = attention.features.adapt(query, key, cu_seqlens)
     heads = query.shape[1]
@@ -87,14 +89,10 @@ def row_figures(
         inside = torch.nonzero((rows >= start) & (rows < stop)).squeeze(1)
         if len(inside) == 0:
             continue
+        inside = inside[rows[inside].argsort()]
         segment = _Segment(attention, query[start:stop], key[start:stop], adaptation, index)
-        # A causal row is the last row of its prefix: its stabilisers are those of the keys that it sees.
-        together = inside.split(1) if attention.causal else [inside]
-        for places in together:
-            within = rows[places] - start
-            seen = int(within[0]) + 1 if attention.causal else stop - start
-            figures = segment.figures(within, seen, picks[places])
-            table[:, places.to(table.device)] = figures.table()
+        figures = segment.figures((rows[inside] - start).to(query.device), picks[inside].to(query.device))
+        table[:, inside.to(query.device)] = figures
     return RowFigures.of_table(table)
 
 
@@ -105,8 +103,9 @@ class _Segment:
         self, attention: FavorAttention, query: Tensor, key: Tensor, adaptation: Adaptation, index: int
     ) -> None:
         features = attention.features
+        self.causal = attention.causal
         self.family: Family = family(features.family_name, features.epsilon, plain=False)
-        self.rows = features.projection.shape[1]
+        self.floor = 1e-6 * features.projection.shape[1]
         self.query, self.key = (x.double().transpose(0, 1) for x in (query, key))
         self.dim = query.shape[2]
         own = Adaptation(*(None if x is None else x[index if x.shape[0] > 1 else 0].double() for x in adaptation))
@@ -120,42 +119,68 @@ class _Segment:
             tilted = scaled @ own.tilt.unsqueeze(2)
             self.weight = tilted if self.weight is None else self.weight + tilted
 
-    def figures(self, rows: Tensor, seen: int, picks: Tensor) -> RowFigures:
-        """Those of `rows` of the segment, which see its first `seen` keys."""
-        device = self.query.device
-        queries, keys = self.query[:, rows.to(device)], self.key[:, :seen]
-        products, shares = self._features(rows.to(device), seen)
+    def figures(self, rows: Tensor, picks: Tensor) -> Tensor:
+        """The table of `rows` of the segment, which ascend."""
+        seen = rows + 1 if self.causal else torch.full_like(rows, self.key.shape[1])
+        stabilisers = self._stabilisers(seen)
+        if stabilisers is not None and float((stabilisers[:, -1] - stabilisers[:, 0]).max()) > SPREAD:
+            half = len(rows) // 2
+            return torch.cat([self.figures(rows[:half], picks[:half]), self.figures(rows[half:], picks[half:])], dim=1)
+        hidden = torch.arange(int(seen[-1]), device=rows.device) >= seen[:, None]
+        products, shares = self._features(rows, seen, stabilisers)
         denominator = shares.sum(dim=2, keepdim=True)
         guarded = self._guarded(denominator)
-        estimate = products / guarded
-        exact = torch.softmax(queries @ keys.transpose(1, 2) * self.dim**-0.5, dim=2)
-        chosen = (picks * seen).long().clamp_max(seen - 1).to(device)
-        z = (queries.unsqueeze(2) + keys[:, chosen]) * self.dim**-0.25
+        estimate = (products / guarded).masked_fill(hidden, 0.0)
+        keys = self.key[:, : hidden.shape[1]]
+        logits = self.query[:, rows] @ keys.transpose(1, 2) * self.dim**-0.5
+        exact = torch.softmax(logits.masked_fill(hidden, -torch.inf), dim=2)
+        uniform = (~hidden).double() / seen[:, None]
+        chosen = torch.minimum((picks * seen[:, None]).long(), seen[:, None] - 1)
+        z = (self.query[:, rows].unsqueeze(2) + keys[:, chosen]) * self.dim**-0.25
         return RowFigures(
             distance=0.5 * (estimate - exact).abs().sum(dim=2),
-            distance_uniform=0.5 * (exact - 1.0 / seen).abs().sum(dim=2),
+            distance_uniform=0.5 * (exact - uniform).abs().sum(dim=2),
             effective_features=(shares / guarded).square().sum(dim=2).reciprocal(),
             log10_denominator=denominator.squeeze(2).abs().clamp_min(torch.finfo(torch.float64).tiny).log10(),
-            negative_share=(estimate < 0).double().mean(dim=2),
+            negative_share=(estimate < 0).sum(dim=2) / seen.double(),
             z2=z.square().sum(dim=3),
-        )
+        ).table()
 
-    def _features(self, rows: Tensor, seen: int) -> tuple[Tensor, Tensor]:
-        """phi(q) . phi(k) `[heads, rows, seen]`, and each feature's part of their sums `[heads, rows, features]`."""
-        weight = None if self.weight is None else self.weight[:, :seen]
-        stabiliser = self.family.stabiliser(self.key_logits[:, :seen], weight)
+    def _stabilisers(self, seen: Tensor) -> Tensor | None:
+        """Log scale of the keys that each row sees, `[heads, rows, features or 1]`; None where nothing is scaled."""
+        found = []
+        for start, stop in itertools.pairwise([0, *dict.fromkeys(seen.tolist())]):
+            weight = None if self.weight is None else self.weight[:, start:stop]
+            found.append(self.family.stabiliser(self.key_logits[:, start:stop], weight))
+        if found[0] is None:
+            return None
+        return torch.cat(found, dim=1).cummax(dim=1).values.expand(-1, len(seen), -1)
+
+    def _features(self, rows: Tensor, seen: Tensor, stabilisers: Tensor | None) -> tuple[Tensor, Tensor]:
+        """phi(q) . phi(k) `[heads, rows, keys]`, and each feature's part of its sum over the keys that a row sees,
+        `[heads, rows, features]`; stabilised by the keys that it sees."""
+        last = None if stabilisers is None else stabilisers[:, -1:]
+        stop = int(seen[-1])
         # (clones, because a family may overwrite the logits)
-        keys, factor = self.family.key_(self.key_logits[:, :seen].clone(), weight, stabiliser)
-        if factor is not None:
-            keys = keys * factor
-        queries = self.family.query_(self.query_logits[:, rows].clone(), stabiliser)
-        return queries @ keys.transpose(1, 2), queries * keys.sum(dim=1, keepdim=True)
+        weight = None if self.weight is None else self.weight[:, :stop]
+        keys, factor = self.family.key_(self.key_logits[:, :stop].clone(), weight, last)
+        keys = keys if factor is None else keys * factor
+        logits = self.query_logits[:, rows]
+        queries = self.family.query_(logits.clone(), last)
+        if last is not None and stabilisers is not None:
+            # from the stabiliser that all rows share to each row's own
+            shift = logits if last.shape[2] > 1 else torch.zeros_like(logits[..., :1])
+            own = (shift + last).amax(dim=2, keepdim=True) - (shift + stabilisers).amax(dim=2, keepdim=True)
+            queries = queries * own.exp()
+        blocks = keys.split([b - a for a, b in itertools.pairwise([0, *dict.fromkeys(seen.tolist())])], dim=1)
+        sums = torch.stack([block.sum(dim=1) for block in blocks], dim=1).cumsum(dim=1)
+        return queries @ keys.transpose(1, 2), queries * sums
 
     def _guarded(self, denominator: Tensor) -> Tensor:
         """What the operator divides by: signed sums have a floor (`favor_chunk.ChunkContext.guarded`)."""
         if not self.family.signed:
             return denominator.clamp_min(torch.finfo(torch.float64).tiny)
-        floor = torch.full_like(denominator, 1e-6 * self.rows)
+        floor = torch.full_like(denominator, self.floor)
         return torch.where(denominator.abs() < floor, torch.copysign(floor, denominator), denominator)
 
 

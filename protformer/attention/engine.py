@@ -1,29 +1,40 @@
 """Which implementation serves a call of the Performer's operator: chosen by the tensors alone, said in the log once.
 
-An engine is a module with `forward` and `backward`: `favor_fused`, Triton kernels on CUDA, and `favor_chunked`, chunks
-of PyTorch operations, on every device and for every type.
+An engine is a module with `forward` and `backward`: `favor_fused`, Triton kernels on CUDA; `favor_native`, compiled
+code for bf16 on CPUs with AMX; and `favor_chunked`, chunks of PyTorch operations, on every device and for every type.
 """
 
 import functools
 import logging
+import os
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
-from protformer.attention import favor_chunked, favor_fused, triton
+from protformer.attention import favor_chunked, favor_fused, favor_native, native, triton
+from protformer.attention.favor_settings import Settings
 
 log = logging.getLogger(__name__)
 
 
-def engine(query: Tensor, projection: Tensor, family: str) -> ModuleType:
-    """The engine for these tensors."""
-    if not query.is_cuda:
+def engine(query: Tensor, projection: Tensor, settings: Settings) -> ModuleType:
+    """The engine for these tensors. `PROTFORMER_ENGINE=torch` in the environment leaves the compiled ones out."""
+    if os.environ.get("PROTFORMER_ENGINE") == "torch":
         return favor_chunked
-    reason = triton.supported(query, projection, family)
+    if query.is_cuda:
+        reason = triton.supported(query, projection, settings.family)
+        compiled, name = favor_fused, "fused Triton kernels"
+    else:
+        reason = native.supported(query, projection, settings.family, settings.causal, settings.adaptation)
+        compiled, name = favor_native, "compiled code for bf16"
     if reason is None:
-        _say("Performer attention runs as fused Triton kernels.", logging.INFO)
-        return favor_fused
-    _say(f"Performer attention runs as chunks of PyTorch operations, not as fused kernels: {reason}.", logging.WARNING)
+        _say(f"Performer attention runs as {name}.", logging.INFO)
+        return compiled
+    # On a CPU in fp32 the chunks are the fast way; elsewhere the reason is news.
+    expected = not query.is_cuda and query.dtype != torch.bfloat16
+    sentence = f"Performer attention runs as chunks of PyTorch operations, not as {name}: {reason}."
+    _say(sentence, logging.DEBUG if expected else logging.INFO)
     return favor_chunked
 
 

@@ -85,7 +85,8 @@ class _Walk:
     def advance(self, rows: Rows) -> "_Part":
         if self._centred and self.centres is None:
             value = self.context.load("value", self.context.value, rows)
-            self.centres = [block.mean(dim=1, keepdim=True) for block in self.context.parts(value, rows)]
+            blocks = zip(rows.parts(), self.context.parts(value, rows), strict=True)
+            self.centres = [block[:, : part.stop - part.start].mean(dim=1, keepdim=True) for part, block in blocks]
         before = self.stabiliser
         part = _Part(self.context, rows, before, self.centres, check=True)
         self.stabiliser = part.stabiliser

@@ -5,7 +5,7 @@ with logits out of range, stabilised.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import torch
 from torch import Tensor
@@ -26,12 +26,9 @@ def forward(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor, settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """The output, and what the stabilised causal path has to remember of a row (zero where there is nothing)."""
-    call = _Call(query, key, value, cu_seqlens, projection, settings)
-    out = call.output_like(value)
+    out = settings.output_like(value)
     denominators = row_numbers(query).zero_()
-    with product_precision(query, call.adaptation):
-        for chunks in call.groups():
-            call.forward(chunks, out, denominators)
+    forward_segments(out, denominators, query, key, value, cu_seqlens, projection, settings)
     return out, denominators
 
 
@@ -47,12 +44,47 @@ def backward(
     settings: Settings,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
-    call = _Call(query, key, value, cu_seqlens, projection, settings)
-    grads = call.output_like(query), call.output_like(key), call.output_like(value)
-    with product_precision(query, call.adaptation):
-        for chunks in call.groups():
-            call.backward(chunks, grad_out, out, denominators, *grads)
+    grads = settings.output_like(query), settings.output_like(key), settings.output_like(value)
+    backward_segments(grads, grad_out, out, denominators, query, key, value, cu_seqlens, projection, settings)
     return grads
+
+
+def forward_segments(
+    out: Tensor,
+    denominators: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    projection: Tensor,
+    settings: Settings,
+    only: Container[int] | None = None,
+) -> None:
+    """Write the rows of the segments (of those whose indices are in `only`, where it is given)."""
+    call = _Call(query, key, value, cu_seqlens, projection, settings)
+    with product_precision(query, call.adaptation):
+        for chunks in call.groups(only):
+            call.forward(chunks, out, denominators)
+
+
+def backward_segments(
+    grads: tuple[Tensor, Tensor, Tensor],
+    grad_out: Tensor,
+    out: Tensor,
+    denominators: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    projection: Tensor,
+    settings: Settings,
+    only: Container[int] | None = None,
+) -> None:
+    """Write the segments' rows of the gradients."""
+    call = _Call(query, key, value, cu_seqlens, projection, settings)
+    with product_precision(query, call.adaptation):
+        for chunks in call.groups(only):
+            call.backward(chunks, grad_out, out, denominators, *grads)
 
 
 class _Call:
@@ -76,16 +108,12 @@ class _Call:
         bidirectional_block = PRODUCT_BLOCK if query.dtype == torch.bfloat16 and self.try_plain else 1
         self.block = favor_causal.BLOCK if self.causal else bidirectional_block
 
-    def output_like(self, x: Tensor) -> Tensor:
-        """Room for rows of a pack: zero where segments are left out, else whatever, for all rows will be written."""
-        return torch.zeros_like(x) if self.shortest > 1 else torch.empty_like(x)
-
-    def groups(self) -> Iterator[list[Rows]]:
+    def groups(self, only: Container[int] | None = None) -> Iterator[list[Rows]]:
         """The pack as lists of chunks: one chunk of several short segments, or the parts of one long segment."""
         together: list[Segment] = []
         length = 0
         for index, (start, stop) in enumerate(itertools.pairwise(self.cu_seqlens.tolist())):
-            if stop - start < max(self.shortest, 1):
+            if stop - start < max(self.shortest, 1) or (only is not None and index not in only):
                 continue
             segment = Segment(index, start, stop)
             blocks = self._up(stop - start)

@@ -61,7 +61,7 @@ _ARGUMENTS = (
 @torch.library.custom_op("protformer::favor", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
 def _favor(query, key, value, cu_seqlens, projection, *constants):
     settings = Settings.of(constants)
-    return engine(query, projection, settings.family).forward(query, key, value, cu_seqlens, projection, settings)
+    return engine(query, projection, settings).forward(query, key, value, cu_seqlens, projection, settings)
 
 
 @_favor.register_fake
@@ -76,7 +76,7 @@ def _favor_fake(query, key, value, cu_seqlens, projection, *constants):
 )
 def _favor_backward(grad_out, out, denominators, query, key, value, cu_seqlens, projection, *constants):
     settings = Settings.of(constants)
-    serving = engine(query, projection, settings.family)
+    serving = engine(query, projection, settings)
     return serving.backward(grad_out, out, denominators, query, key, value, cu_seqlens, projection, settings)
 
 

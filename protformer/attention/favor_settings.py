@@ -22,6 +22,10 @@ class Settings(NamedTuple):
         *adaptation, family, epsilon, norm_weight, causal, shortest = constants
         return cls(Adaptation(*adaptation), family, epsilon, norm_weight, causal, shortest)
 
+    def output_like(self, x: Tensor) -> Tensor:
+        """Room for rows of a pack: zero where segments are left out, else whatever, for all rows will be written."""
+        return torch.zeros_like(x) if self.shortest > 1 else torch.empty_like(x)
+
 
 def row_numbers(query: Tensor) -> Tensor:
     """Room for one number per head and row, `[heads, total]`, which an engine's forward may leave to its backward."""

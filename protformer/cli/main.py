@@ -17,7 +17,7 @@ from importlib import import_module
 
 from protformer.errors import ProtformerError
 
-COMMANDS = ("embed", "plot", "simulate")
+COMMANDS = ("benchmark", "embed", "plot", "simulate")
 
 EPILOG = """\
 examples:

@@ -108,7 +108,9 @@ class AdaptiveFeatures(FeatureMap):
             return self.adaptation_to(segment_moments(query, cu_seqlens), segment_moments(key, cu_seqlens))
         if self.training:
             self.moving.observe(query, key)
-        return self.adaptation_to(*self.moving.read())
+        # in the type of segment statistics, whatever type the module was moved to
+        wide = torch.float64 if query.dtype == torch.float64 else torch.float32
+        return self.adaptation_to(*(Moments(*(m.to(wide) for m in side)) for side in self.moving.read()))
 
     @torch.no_grad()
     def adaptation_to(self, query: Moments, key: Moments) -> Adaptation:
@@ -128,8 +130,9 @@ class AdaptiveFeatures(FeatureMap):
         row_norms = rows.square().sum(dim=2) / scale**2  # |w|^2
         offset = exponent.unsqueeze(2) * row_norms
         if self.centred:
-            shift = (centre / scale * stretch.unsqueeze(2)).unsqueeze(2) @ rows.transpose(1, 2)  # B w.c
-            offset = offset - 0.5 * shift.squeeze(2)
+            # B w.c, in float64, which neither autocast nor the user's precision of products reaches: bf16 would bias
+            shift = (centre / scale * stretch.unsqueeze(2)).double().unsqueeze(2) @ rows.double().transpose(1, 2)
+            offset = offset - 0.5 * shift.squeeze(2).to(offset.dtype)
         scaled = self.optimal or self.dense
         return Adaptation(
             query_scale=balance * stretch.unsqueeze(2) if scaled else None,
@@ -147,7 +150,9 @@ class AdaptiveFeatures(FeatureMap):
         """P of SADERF: queries times P and keys over P leave every product as it is (arXiv 2302.00787, section 4)."""
         if not self.dense:
             return torch.ones_like(query.square)
+        # centring takes the means off: they must not unbalance what is left
+        queries, keys = (m.variance if self.centred else m.square for m in (query, key))
         # a dimension that is zero on one side needs no balance, and must not make the other side vanish
-        tiny = torch.finfo(query.square.dtype).tiny ** 0.5
-        ratio = (key.square + tiny) / (query.square + tiny)
+        tiny = torch.finfo(queries.dtype).tiny ** 0.5
+        ratio = (keys + tiny) / (queries + tiny)
         return ratio.clamp(1e-4, 1e4).sqrt().sqrt()

@@ -65,10 +65,10 @@ class _Weighted:
     """Keys whose log weight is a factor beside the features, relative to the largest so far."""
 
     def in_range(self, logits: Tensor, weight: Tensor | None) -> bool:
-        if weight is None:
+        if weight is None or weight.shape[1] == 1:
             return True
         spread = weight.amax(dim=1) - weight.amin(dim=1)
-        return not spread.max().item() > PLAIN_RANGE  # (nothing helps against NaN)
+        return spread.max().item() <= PLAIN_RANGE  # (NaN is out of range: it must not reach other segments)
 
     def stabiliser(self, logits: Tensor, weight: Tensor | None) -> Tensor | None:
         return None if weight is None else weight.amax(dim=1, keepdim=True)
@@ -120,7 +120,7 @@ class StabilisedExponential:
     def key_(self, logits: Tensor, weight: Tensor | None, stabiliser: Tensor | None) -> tuple[Tensor, None]:
         if weight is not None:
             logits.add_(weight)
-        return logits.sub_(stabiliser).exp_(), None
+        return (logits if stabiliser is None else logits.sub_(stabiliser)).exp_(), None
 
     def query_(self, logits: Tensor, stabiliser: Tensor | None) -> Tensor:
         return self.query_rows_(logits, stabiliser)[0]

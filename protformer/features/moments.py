@@ -14,6 +14,10 @@ class Moments(NamedTuple):
     mean: Float[Tensor, "S heads dim"]
     square: Float[Tensor, "S heads dim"]
 
+    @property
+    def variance(self) -> Float[Tensor, "S heads dim"]:
+        return (self.square - self.mean.square()).clamp_min(0.0)
+
 
 def segment_moments(x: Float[Tensor, "total heads dim"], cu_seqlens: Int32[Tensor, "segments_plus_one"]) -> Moments:
     """Moments of each segment by itself (an empty one has zeros); no gradient."""

@@ -32,10 +32,10 @@ from protformer.model import (
     read_config,
     save_model,
 )
+from protformer.training.attention_callbacks import attention_callbacks
 from protformer.training.callbacks import ReturnMemory, SeedEachStep, Throughput
 from protformer.training.datamodule import PackedDataModule
 from protformer.training.module import ProteinModule, peak_memory_bytes
-from protformer.training.redraw import RedrawFeatures
 from protformer.training.report import add_intervals, closing_table, print_table, write_metrics
 from protformer.training.tasks import Row, Split, Task
 
@@ -120,7 +120,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
         SeedEachStep(seed),
         throughput,
         ReturnMemory(),
-        *_redraw(config, model.trunk.encoder),
+        *attention_callbacks(config, model.trunk, data),
         *_callbacks(config, task, run_dir, monitor),
     ]
     trainer = build_trainer(config, logger, callbacks, run_dir, monitor)
@@ -193,12 +193,6 @@ def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Sp
         copied = initialise_from(model, config.init_from, classes=train.classes)
         log.info("weights of %s copied: %s", config.init_from, " and ".join(copied))
     return model
-
-
-def _redraw(config: DictConfig, encoder: Encoder) -> list[Callback]:
-    if config.freeze or not any(hasattr(attention, "redraw_") for attention in encoder.attentions):
-        return []  # a frozen trunk is a fixed function: new projections would change it under its head
-    return [RedrawFeatures(schedule=instantiate(config.redraw), encoder=encoder)]
 
 
 def _callbacks(config: DictConfig, task: Task, run_dir: Path, monitor: str | None) -> list[Callback]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 
 from protformer.attention import ExactAttention, FavorAttention
@@ -12,11 +13,11 @@ from protformer.data import alphabet
 from protformer.data.corpus import Corpus
 from protformer.features import PositiveFeatures
 from protformer.model import Encoder, ProteinEncoder, ProteinModel
+from protformer.training.attention_callbacks import attention_callbacks
 from protformer.training.callbacks import SeedEachStep, Throughput
 from protformer.training.datamodule import PackedDataModule
 from protformer.training.module import ProteinModule
 from protformer.training.optimisation import Optimisation
-from protformer.training.redraw import Every, RedrawFeatures
 from protformer.training.tasks import ResiduePrediction, Split
 
 
@@ -38,18 +39,31 @@ class Losses(Callback):
             self.by_step[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
 
 
-def small_model(task: Any, *, dropout: float = 0.1, exact: bool = False, classes: int = 0) -> ProteinModel:
+def small_model(
+    task: Any,
+    *,
+    dropout: float = 0.1,
+    exact: bool = False,
+    features: Any = None,
+    attention: Any = FavorAttention,
+    checkpoint_activations: bool = False,
+    classes: int = 0,
+) -> ProteinModel:
     torch.manual_seed(0)
-    attention: Any = (
+    features = features or (lambda **k: PositiveFeatures(**k, num_features=8))
+    make: Any = (
         (lambda **s: ExactAttention(**s, causal=task.causal))
         if exact
-        else (
-            lambda **s: FavorAttention(
-                **s, features=lambda **k: PositiveFeatures(**k, num_features=8), causal=task.causal
-            )
-        )
+        else (lambda **s: attention(**s, features=features, causal=task.causal))
     )
-    encoder = Encoder(hidden_size=16, num_layers=2, num_heads=2, attention=attention, dropout=dropout)
+    encoder = Encoder(
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        attention=make,
+        dropout=dropout,
+        checkpoint_activations=checkpoint_activations,
+    )
     return ProteinModel(
         trunk=ProteinEncoder(encoder=encoder), head=task.head(hidden_size=16, vocabulary_size=33, classes=classes)
     )
@@ -65,10 +79,17 @@ def train(
     batch_tokens: int = 300,
     save_at: int | None = None,
     redraw_every: int = 3,
+    redraw: dict[str, Any] | None = None,
+    diagnostics: dict[str, Any] | None = None,
+    model: dict[str, Any] | None = None,
+    module_options: dict[str, Any] | None = None,
     exact: bool = False,
     **trainer_arguments: Any,
 ) -> tuple[dict[int, float], ProteinModule, Trainer]:
-    """Fit a tiny model; the losses by optimiser step, the module and the trainer."""
+    """Fit a tiny model; the losses by optimiser step, the module and the trainer.
+
+    `redraw` and `diagnostics` are the configuration's; `model` and `module_options` go to `small_model` and the module.
+    """
     task = task or ResiduePrediction()
     splits = splits or {"train": Split("train", random_corpus()), "valid": Split("valid", random_corpus(12, seed=1))}
     data = PackedDataModule(
@@ -77,17 +98,27 @@ def train(
         seed=3,
     )
     module = ProteinModule(
-        model=small_model(task, dropout=dropout, exact=exact, classes=len(splits["train"].classes)),
+        model=small_model(task, dropout=dropout, exact=exact, classes=len(splits["train"].classes), **(model or {})),
         task=task,
         optimisation=Optimisation(optimizer=torch.optim.AdamW, lr=5e-3, warmup_steps=2, schedule="constant"),
         evaluations=[name for name in splits if name != "train"],
         classes=splits["train"].classes,
+        **(module_options or {}),
+    )
+    every = {"_target_": "protformer.training.redraw.Every", "every": redraw_every}
+    config = OmegaConf.create(
+        {
+            "seed": 0,
+            "freeze": module.freeze_trunk,
+            "redraw": redraw or every,
+            "diagnostics": {"every": 0, "rows": 16, "tokens": 200, **(diagnostics or {})},
+        }
     )
     losses = Losses()
     callbacks = [
         SeedEachStep(0),
         Throughput(),
-        RedrawFeatures(schedule=Every(redraw_every), encoder=module.model.trunk.encoder),
+        *attention_callbacks(config, module.model.trunk, data),
         losses,
     ]
     if save_at is not None:

@@ -5,6 +5,8 @@ import torch
 from helpers import random_corpus, train
 
 from protformer.data.packing import PackingPlan
+from protformer.features import OptimalPositiveFeatures, PositiveFeatures
+from protformer.training.redraw import RedrawFeatures
 
 
 def steps_in_first_epoch(batch_tokens: int = 300) -> int:
@@ -26,6 +28,50 @@ def test_resumed_equals_uninterrupted(tmp_path, where, accumulate):
     assert resumed == {s: whole[s] for s in range(step + 1, 11)}  # to the bit
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, module_again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_adaptive_redraws_resume(tmp_path, accumulate):
+    options = {
+        "redraw": {"_target_": "protformer.training.redraw.Adaptive", "every": 1, "rise": 1.0001},
+        "model": {"features": lambda **shape: PositiveFeatures(**shape, num_features=32)},
+        "accumulate_grad_batches": accumulate,
+        "limit_val_batches": 0,
+        "val_check_interval": None,
+    }
+    whole, module, trainer = train(tmp_path, save_at=6, **options)
+    steps = redraw_steps(trainer)
+    assert any(step < 6 for step in steps)
+    assert any(step > 6 for step in steps)
+    resumed, module_again, trainer = train(tmp_path, ckpt_path=tmp_path / "saved.ckpt", **options)
+    assert redraw_steps(trainer) == steps
+    assert resumed == {s: whole[s] for s in range(7, 11)}  # to the bit
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, module_again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_moving_statistics_resume(tmp_path, accumulate):
+    features = {"features": lambda **shape: OptimalPositiveFeatures(**shape, num_features=8, statistics="moving")}
+    options = {"model": features, "accumulate_grad_batches": accumulate, "val_check_interval": 4 * accumulate}
+    whole, module, _ = train(tmp_path, save_at=4, max_steps=7, **options)
+    resumed, module_again, _ = train(tmp_path, ckpt_path=tmp_path / "saved.ckpt", max_steps=7, **options)
+    assert resumed == {s: whole[s] for s in range(5, 8)}  # to the bit
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, module_again.state_dict()[name]), name
+    assert "model.trunk.encoder.blocks.0.attention.features.moving.average" in module.state_dict()
+
+
+def redraw_steps(trainer) -> list[int]:
+    return next(c for c in trainer.callbacks if isinstance(c, RedrawFeatures)).steps
+
+
+def test_another_schedule_goes_on_from_the_draw_of_a_checkpoint(tmp_path):
+    train(tmp_path, save_at=4, max_steps=5, redraw_every=2)
+    adaptive = {"_target_": "protformer.training.redraw.Adaptive", "every": 100, "rise": 2.0}
+    _, module, trainer = train(tmp_path, ckpt_path=tmp_path / "saved.ckpt", redraw=adaptive, max_steps=6)
+    assert module.model.trunk.encoder.draw == 1  # that of step 3, which the checkpoint after step 4 holds
+    assert redraw_steps(trainer) == [2]
 
 
 def test_checkpoint_holds_plain_values_only(tmp_path):

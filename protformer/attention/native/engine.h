@@ -1,0 +1,336 @@
+// One call: its work in pieces, and the passes over them.
+
+#pragma once
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "memory.h"
+#include "team.h"
+
+namespace favor {
+
+// Rows begin to end of a segment. A segment's parts depend on its length alone, so results do not depend on the rest
+// of the pack, nor on threads.
+struct Piece {
+    long begin, end;
+    int segment, parts, slot;  // place in the wave's partial states
+    int place;                 // place among the wave's long segments
+};
+
+constexpr long WHOLE = 512;  // a segment up to this length is done by one worker from beginning to end
+constexpr long MOST_PARTS = 64;
+
+static inline long parts_of(long length) {
+    const long fine = (length + WHOLE - 1) / WHOLE, coarse = (length + 8 * WHOLE - 1) / (8 * WHOLE);
+    return std::min(MOST_PARTS, std::min(fine, std::max(8L, coarse)));
+}
+
+template <class Family>
+class Engine {
+  public:
+    Engine(const Call& call, bool backward) : call_(call), backward_(backward) {
+        sizes_.heads = call.heads;
+        sizes_.dim = call.dim;
+        sizes_.rows = call.rows;
+        sizes_.features = (call.rows + 31) / 32 * 32;
+        sizes_.stride = static_cast<std::size_t>(call.heads) * call.dim;
+        sizes_.dim_steps = call.dim / STEP;
+        sizes_.dim_tiles = call.dim / LANES;
+        sizes_.feature_steps = sizes_.features / STEP;
+        sizes_.feature_tiles = sizes_.features / LANES;
+        norm_ = -0.5f * call.norm_weight / std::sqrt(static_cast<float>(call.dim));
+        weighted_ = Family::stabilised && (norm_ != 0 || call.tilt);
+    }
+
+    // Fresh memory in few large pages: 16 MB in small ones cost as much time to map as all the arithmetic takes.
+    void advise(bf16* x) const {
+        constexpr std::uintptr_t huge = std::uintptr_t{2} << 20;
+        const auto begin = (reinterpret_cast<std::uintptr_t>(x) + huge - 1) / huge * huge;
+        const auto end = (reinterpret_cast<std::uintptr_t>(x) + 2 * sizes_.stride * call_.total) / huge * huge;
+        if (x && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+    }
+
+    // 0, or 1 where the projection has no bf16 numbers, or 2 without memory.
+    int serve() {
+        for (bf16* x : {call_.out, call_.grad_query, call_.grad_key, call_.grad_value}) advise(x);
+        thread_local Memory memory;
+        long segment = 0;
+        for (bool begun = false; !begun || segment < call_.segments; begun = true) {
+            segment = next_wave(segment);
+            Layout sizing(nullptr);
+            lay_out(sizing);
+            char* base = memory.get(sizing.size());
+            if (!base) return 2;
+            Layout layout(base);
+            lay_out(layout);
+            if (!pack()) return 1;
+            serve_wave();
+        }
+        memory.done();
+        return 0;
+    }
+
+  private:
+    // Gathers whole segments, and long ones while their partial states are few.
+    long next_wave(long segment) {
+        whole_.clear();
+        parts_.clear();
+        long_ = 0;
+        for (; segment < call_.segments; ++segment) {
+            const long begin = call_.cu_seqlens[segment], end = call_.cu_seqlens[segment + 1], length = end - begin;
+            if (length < std::max<long>(call_.shortest, 1)) continue;
+            const int index = static_cast<int>(segment);
+            if (length <= WHOLE) {
+                whole_.push_back({begin, end, index, 1, 0, 0});
+                continue;
+            }
+            const long parts = parts_of(length);
+            if (!parts_.empty() && static_cast<long>(parts_.size()) + parts > MOST_PARTS) break;
+            const long size = ((length + parts - 1) / parts + BLOCK - 1) / BLOCK * BLOCK;
+            const int count = static_cast<int>((length + size - 1) / size);
+            for (long at = begin; at < end; at += size)
+                parts_.push_back({at, std::min(at + size, end), index, count, static_cast<int>(parts_.size()), long_});
+            ++long_;
+        }
+        return segment;
+    }
+
+    // Heads are shared out only where pieces are too few for the threads.
+    int groups(std::size_t tasks) const {
+        if (call_.threads == 1 || tasks == 0) return 1;
+        const long wanted = (2L * call_.threads + static_cast<long>(tasks) - 1) / static_cast<long>(tasks);
+        return static_cast<int>(std::min<long>(call_.heads, wanted));
+    }
+
+    void lay_out(Layout& layout) {
+        const std::size_t plain = std::size_t(sizes_.dim_steps) * sizes_.feature_tiles * LEFT;
+        heads_.assign(call_.projection_heads, {});
+        for (Projection& head : heads_)
+            head = {layout.take<bf16>(plain), layout.take<bf16>(plain), layout.take<bf16>(plain)};
+        log_weights_ = backward_ && weighted_ ? layout.take<float>(std::size_t(call_.heads) * call_.total) : nullptr;
+        partial_ = layout.take<float>(parts_.size() * call_.heads * sizes_.state_floats());
+        largest_ = layout.take<float>(parts_.size() * call_.heads);
+        operands_.clear();
+        for (long i = 0; i < static_cast<long>(long_) * call_.heads; ++i)
+            operands_.push_back(take_operands(sizes_, backward_, layout));
+        workers_.assign(call_.threads, {});
+        for (Worker& worker : workers_) {
+            worker.scratch = take_scratch(sizes_, backward_, layout);
+            worker.state = layout.take<float>(call_.heads * sizes_.state_floats());
+            worker.largest = layout.take<float>(call_.heads);
+            for (int head = 0; head < call_.heads; ++head)
+                worker.operands.push_back(take_operands(sizes_, backward_, layout));
+        }
+    }
+
+    bool pack() {
+        bool exact = true;
+        for (std::size_t i = 0; i < heads_.size(); ++i) {
+            const float* weight = call_.projection + i * sizes_.rows * sizes_.dim;
+            exact &= pack_projection(sizes_, weight, heads_[i].left, heads_[i].over_dims, heads_[i].over_features);
+        }
+        return exact;
+    }
+
+    void serve_wave() {
+        const std::size_t floats = sizes_.state_floats();
+        const int heads = call_.heads, sharing = groups(parts_.size() + whole_.size());
+        const auto first_head = [=](int group, int of) { return group * heads / of; };
+        const long early = static_cast<long>(parts_.size() * sharing);
+        run(call_, early + static_cast<long>(whole_.size()) * sharing, [&](long task, int worker) {
+            const int group = static_cast<int>(task % sharing);
+            const int begin = first_head(group, sharing), end = first_head(group + 1, sharing);
+            Worker& mine = workers_[worker];
+            if (task < early) {
+                const Piece& piece = parts_[task / sharing];
+                float* largest = largest_ + piece.slot * heads;
+                key_pass(piece, begin, end, partial_ + piece.slot * heads * floats, largest, mine.scratch);
+                return;
+            }
+            const Piece& piece = whole_[(task - early) / sharing];
+            key_pass(piece, begin, end, mine.state, mine.largest, mine.scratch);
+            for (int h = begin; h < end; ++h)
+                finish_state(sizes_, mine.state + h * floats, 0, mine.largest + h, 0, 1, mine.operands[h].state,
+                             backward_);
+            if (!backward_) {
+                query_pass(piece, begin, end, mine.operands.data(), mine.scratch);
+                return;
+            }
+            grad_query_pass(piece, begin, end, mine.operands.data(), mine.state, mine.scratch);
+            for (int h = begin; h < end; ++h)
+                finish_grad_state(sizes_, mine.state + h * floats, 0, 1, mine.operands[h].state.centre,
+                                  mine.operands[h].grads);
+            grad_key_pass(piece, begin, end, mine.operands.data(), mine.scratch);
+        });
+        if (parts_.empty()) return;
+        const int splitting = groups(parts_.size());
+        const auto each_part = [&](const auto& pass) {
+            run(call_, static_cast<long>(parts_.size()) * splitting, [&](long task, int worker) {
+                const Piece& piece = parts_[task / splitting];
+                const int group = static_cast<int>(task % splitting);
+                pass(piece, first_head(group, splitting), first_head(group + 1, splitting),
+                     operands_.data() + static_cast<std::size_t>(piece.place) * heads, workers_[worker].scratch);
+            });
+        };
+        // (the first part of each long segment stands for it)
+        std::vector<const Piece*> firsts;
+        for (const Piece& piece : parts_)
+            if (static_cast<std::size_t>(piece.place) == firsts.size()) firsts.push_back(&piece);
+        const auto each_segment = [&](const auto& finish) {
+            run(call_, static_cast<long>(firsts.size()) * heads, [&](long task, int) {
+                const Piece& piece = *firsts[task / heads];
+                finish(piece, static_cast<std::size_t>(piece.slot) * heads + task % heads, operands_[task]);
+            });
+        };
+        each_segment([&](const Piece& piece, std::size_t at, const Operands& operands) {
+            finish_state(sizes_, partial_ + at * floats, heads * floats, largest_ + at, heads, piece.parts,
+                         operands.state, backward_);
+        });
+        each_part([&](const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
+            if (backward_)
+                grad_query_pass(piece, begin, end, operands, partial_ + piece.slot * heads * floats, scratch);
+            else
+                query_pass(piece, begin, end, operands, scratch);
+        });
+        if (!backward_) return;
+        each_segment([&](const Piece& piece, std::size_t at, const Operands& operands) {
+            finish_grad_state(sizes_, partial_ + at * floats, heads * floats, piece.parts, operands.state.centre,
+                              operands.grads);
+        });
+        each_part([&](const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
+            grad_key_pass(piece, begin, end, operands, scratch);
+        });
+    }
+
+    Head head_of(const Piece& piece, int head) const {
+        const Projection& projection = heads_[heads_.size() > 1 ? head : 0];
+        const auto entry = [&](const float* x, const std::int64_t (&strides)[2]) {
+            return x ? x + piece.segment * strides[0] + head * strides[1] : nullptr;
+        };
+        const float* scale = entry(call_.norm_scale, call_.norm_scale_strides);
+        return {projection.left,
+                projection.over_dims,
+                projection.over_features,
+                scale ? norm_ * *scale : norm_,
+                entry(call_.tilt, call_.tilt_strides),
+                entry(call_.offset, call_.offset_strides)};
+    }
+
+    // body(head, its constants, rows from, rows to) chunk by chunk, heads in turn, and the next chunk's rows on their
+    // way.
+    template <class Body>
+    void walk(const Piece& piece, int begin, int end, Ahead ahead, Scratch& scratch, long step, const Body& body) {
+        scratch.ahead = ahead;
+        for (long chunk = piece.begin; chunk < piece.end; chunk += BLOCK) {
+            const long stop = std::min(chunk + BLOCK, piece.end), after = std::min(stop + BLOCK, piece.end);
+            for (int h = begin; h < end; ++h) {
+                const long from = stop + (after - stop) * (h - begin) / (end - begin);
+                const long to = stop + (after - stop) * (h + 1 - begin) / (end - begin);
+                scratch.ahead.begin(from * sizes_.stride + static_cast<std::size_t>(begin) * sizes_.dim,
+                                    static_cast<std::size_t>(end - begin) * sizes_.dim_steps, sizes_.stride, to - from);
+                const Head head = head_of(piece, h);
+                set_starts(sizes_, head, scratch);
+                for (long row = chunk; row < stop; row += step)
+                    body(h, head, row, static_cast<int>(std::min(step, stop - row)));
+                while (scratch.ahead.left > 0) scratch.ahead.fetch();
+            }
+        }
+    }
+
+    const bf16* rows(const bf16* x, long row, int head) const { return x + row * sizes_.stride + head * sizes_.dim; }
+    bf16* rows(bf16* x, long row, int head) const { return x + row * sizes_.stride + head * sizes_.dim; }
+    float* weights(long row, int head) const {
+        return log_weights_ ? log_weights_ + head * call_.total + row : nullptr;
+    }
+
+    static Ahead ahead(const bf16* x, const bf16* y, const bf16* out, const bf16* other) {
+        Ahead result{};
+        result.read[0] = x;
+        result.read[1] = y;
+        result.written[0] = out;
+        result.written[1] = other;
+        return result;
+    }
+
+    void report(const Piece& piece, const Range& range) {
+        if (range.left()) __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
+    }
+
+    void key_pass(const Piece& piece, int begin, int end, float* states, float* largest, Scratch& scratch) {
+        Range range;
+        if (!Family::stabilised) std::fill(largest + begin, largest + end, 0.0f);
+        walk(piece, begin, end, ahead(call_.key, call_.value, nullptr, nullptr), scratch, BLOCK,
+             [&](int h, const Head& head, long row, int count) {
+                 add_keys<Family>(sizes_, head, rows(call_.key, row, h), rows(call_.value, row, h), count,
+                                  call_.epsilon, states + h * sizes_.state_floats(), largest[h], row == piece.begin,
+                                  weights(row, h), scratch, range);
+             });
+        report(piece, range);
+    }
+
+    void query_pass(const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
+        Range range;
+        walk(piece, begin, end, ahead(call_.query, nullptr, call_.out, nullptr), scratch, SUB,
+             [&](int h, const Head& head, long row, int count) {
+                 answer_queries<Family>(sizes_, head, rows(call_.query, row, h), count, call_.epsilon,
+                                        operands[h].state, rows(call_.out, row, h), scratch, range);
+             });
+        report(piece, range);
+    }
+
+    void grad_query_pass(const Piece& piece, int begin, int end, const Operands* operands, float* states,
+                         Scratch& scratch) {
+        Range range;
+        walk(piece, begin, end, ahead(call_.query, call_.grad_out, call_.grad_query, nullptr), scratch, BLOCK,
+             [&](int h, const Head& head, long row, int count) {
+                 grade_queries<Family>(sizes_, head, rows(call_.query, row, h), rows(call_.grad_out, row, h), count,
+                                       call_.epsilon, operands[h].state, rows(call_.grad_query, row, h),
+                                       states + h * sizes_.state_floats(), row == piece.begin, scratch, range);
+             });
+        report(piece, range);
+    }
+
+    void grad_key_pass(const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
+        Range range;
+        walk(piece, begin, end, ahead(call_.key, call_.value, call_.grad_key, call_.grad_value), scratch, SUB,
+             [&](int h, const Head& head, long row, int count) {
+                 grade_keys<Family>(sizes_, head, rows(call_.key, row, h), rows(call_.value, row, h), count,
+                                    call_.epsilon, weights(row, h), *operands[h].state.largest, operands[h].grads,
+                                    rows(call_.grad_key, row, h), rows(call_.grad_value, row, h), scratch, range);
+             });
+    }
+
+    struct Projection {
+        bf16 *left, *over_dims, *over_features;
+    };
+    struct Worker {
+        Scratch scratch;
+        float *state, *largest;
+        std::vector<Operands> operands;
+    };
+
+    const Call& call_;
+    const bool backward_;
+    Sizes sizes_{};
+    float norm_;
+    bool weighted_;
+    std::vector<Piece> whole_, parts_;
+    int long_ = 0;  // segments in parts
+    std::vector<Projection> heads_;
+    std::vector<Operands> operands_;  // [long segments][heads]
+    std::vector<Worker> workers_;
+    float *log_weights_ = nullptr, *partial_ = nullptr, *largest_ = nullptr;
+};
+
+template <class... Families>
+static int serve(const Call& call, bool backward) {
+    int result = 0, family = 0;
+    ((family++ == call.family ? void(result = Engine<Families>(call, backward).serve()) : void()), ...);
+    return result;
+}
+
+}  // namespace favor

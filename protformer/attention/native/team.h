@@ -1,0 +1,54 @@
+// A call as the door hands it over, and the threads that work on it.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+
+#include "tiles.h"
+
+namespace favor {
+
+// As in __init__.py, field by field. Strides of what differs between segments or heads are 0 where it does not.
+struct Call {
+    const bf16 *query, *key, *value, *grad_out;  // [total, heads, dim]
+    bf16 *out, *grad_query, *grad_key, *grad_value;
+    const std::int32_t* cu_seqlens;           // [segments + 1]
+    const float* projection;                  // [1 or heads, rows, dim]
+    const float *norm_scale, *tilt, *offset;  // one number, [dim], [rows]; or null
+    void* parallel;                           // GOMP_parallel, or null for one thread
+    std::uint8_t* redo;                       // [segments] set where logits are out of range
+    std::int64_t segments, total, shortest;
+    std::int64_t norm_scale_strides[2], tilt_strides[2], offset_strides[2];  // to the next segment, the next head
+    std::int32_t heads, dim, rows, projection_heads, family, threads;
+    float epsilon, norm_weight;
+};
+
+// Runs body(task, worker) for each task on up to `threads` workers of the caller's OpenMP pool.
+template <class Body>
+struct Team {
+    const Body& body;
+    const long tasks;
+    std::atomic<long> next{0};
+    std::atomic<int> workers{0};
+
+    static void enter(void* self) {
+        Team& team = *static_cast<Team*>(self);
+        const int worker = team.workers.fetch_add(1);
+        const Tiles tiles;
+        for (long task; (task = team.next.fetch_add(1)) < team.tasks;) team.body(task, worker);
+    }
+};
+
+template <class Body>
+static void run(const Call& call, long tasks, const Body& body) {
+    Team<Body> team{body, tasks};
+    const long threads = std::min<long>(call.threads, tasks);
+    if (threads > 1 && call.parallel)
+        reinterpret_cast<void (*)(void (*)(void*), void*, unsigned, unsigned)>(call.parallel)(
+            Team<Body>::enter, &team, static_cast<unsigned>(threads), 0);
+    else if (tasks > 0)
+        Team<Body>::enter(&team);
+}
+
+}  // namespace favor

@@ -1,0 +1,244 @@
+// AMX tiles and AVX-512 vectors: products of tiles, transposition, 2^x, rounding to bf16.
+//
+// A tile is 16 rows of 64 bytes, 1 KiB, and lies contiguous in every buffer of this engine:
+//     left operand    16 rows     x 32 numbers of the summed dimension (bf16)
+//     right operand   16 row pairs x 16 columns of pairs (bf16): the numbers at rows 2r and 2r + 1 of column c are
+//                     neighbours, at [r][2 c] and [r][2 c + 1]
+//     result          16 x 16 (fp32)
+// A left operand may also be 16 rows of the caller's tensor, read in place with its own distance between rows.
+
+#pragma once
+
+#include <immintrin.h>
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 warns of its own intrinsics (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+namespace favor {
+
+using bf16 = std::uint16_t;
+
+constexpr int LANES = 16;    // rows of a tile, fp32 numbers of a vector
+constexpr int STEP = 32;     // numbers of the summed dimension in a tile
+constexpr int LEFT = 512;    // bf16 numbers in a tile
+constexpr int RESULT = 256;  // fp32 numbers in a tile
+constexpr float LOG2E = 1.44269504088896341f;
+
+// The compiler takes tile loads for instructions that touch no memory; nothing may move across this.
+static inline void fence_tiles() { asm volatile("" ::: "memory"); }
+
+struct alignas(64) TileConfig {
+    std::uint8_t palette = 0, start_row = 0, reserved[14] = {};
+    std::uint16_t row_bytes[16] = {};
+    std::uint8_t rows[16] = {};
+};
+
+// All eight tiles at full size while it lives; what another library had set on this thread comes back after it.
+class Tiles {
+  public:
+    Tiles() {
+        _tile_storeconfig(&before_);
+        TileConfig config;
+        config.palette = 1;
+        for (int tile = 0; tile < 8; ++tile) {
+            config.row_bytes[tile] = 64;
+            config.rows[tile] = LANES;
+        }
+        fence_tiles();
+        _tile_loadconfig(&config);
+    }
+    ~Tiles() {
+        fence_tiles();
+        if (before_.palette != 0)
+            _tile_loadconfig(&before_);
+        else
+            _tile_release();
+    }
+    Tiles(const Tiles&) = delete;
+    Tiles& operator=(const Tiles&) = delete;
+
+  private:
+    TileConfig before_;
+};
+
+// Where a left operand lies: its first tile, bytes between rows, bf16 numbers to the next 16 rows and the next step.
+struct Left {
+    const bf16* at;
+    std::size_t row_bytes, next_rows, next_step;
+};
+
+// Where a right operand or a result lies: numbers to the next 16 columns, and to the next step or 16 rows.
+struct Right {
+    const bf16* at;
+    std::size_t next_columns, next_step;
+};
+struct Result {
+    float* at;
+    std::size_t next_columns, next_rows;
+};
+
+static inline Left left_tiles(const bf16* at, std::size_t next_rows, std::size_t next_step) {
+    return {at, 64, next_rows, next_step};
+}
+
+static inline Left left_in_place(const bf16* at, std::size_t row_numbers) {
+    return {at, 2 * row_numbers, LANES * row_numbers, STEP};
+}
+
+// result = start + left right, for 16 R rows and 16 N columns; start lies like the result, or is zero where null.
+template <int R, int N>
+static inline __attribute__((always_inline)) void multiply(Result c, const float* start, Left a, Right b, int steps) {
+    fence_tiles();
+    if (start) {
+        _tile_loadd(0, start, 64);
+        if constexpr (N > 1) _tile_loadd(1, start + c.next_columns, 64);
+        if constexpr (R > 1) _tile_loadd(2, start + c.next_rows, 64);
+        if constexpr (R > 1 && N > 1) _tile_loadd(3, start + c.next_rows + c.next_columns, 64);
+    } else {
+        _tile_zero(0);
+        if constexpr (N > 1) _tile_zero(1);
+        if constexpr (R > 1) _tile_zero(2);
+        if constexpr (R > 1 && N > 1) _tile_zero(3);
+    }
+    for (int step = 0; step < steps; ++step, a.at += a.next_step, b.at += b.next_step) {
+        _tile_loadd(6, b.at, 64);
+        _tile_loadd(4, a.at, a.row_bytes);
+        _tile_dpbf16ps(0, 4, 6);
+        if constexpr (N > 1) {
+            _tile_loadd(7, b.at + b.next_columns, 64);
+            _tile_dpbf16ps(1, 4, 7);
+        }
+        if constexpr (R > 1) {
+            _tile_loadd(5, a.at + a.next_rows, a.row_bytes);
+            _tile_dpbf16ps(2, 5, 6);
+        }
+        if constexpr (R > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c.at, 64);
+    if constexpr (N > 1) _tile_stored(1, c.at + c.next_columns, 64);
+    if constexpr (R > 1) _tile_stored(2, c.at + c.next_rows, 64);
+    if constexpr (R > 1 && N > 1) _tile_stored(3, c.at + c.next_rows + c.next_columns, 64);
+    fence_tiles();
+}
+
+// 32 rows of a result of `columns` tiles of columns.
+static inline void multiply_rows(Result c, const float* start, Left a, Right b, int columns, int steps) {
+    int column = 0;
+    for (; column + 2 <= columns; column += 2) {
+        multiply<2, 2>(c, start, a, b, steps);
+        c.at += 2 * c.next_columns;
+        start = start ? start + 2 * c.next_columns : nullptr;
+        b.at += 2 * b.next_columns;
+    }
+    if (column < columns) multiply<2, 1>(c, start, a, b, steps);
+}
+
+// x = 2^x for each, within 1e-7 of it; 0 for very negative x, also -inf. Several at once, step by step: in turn their
+// long chains of dependent steps would fill the scheduler, at half the speed.
+template <int N>
+static inline __attribute__((always_inline)) void exp2(__m512 (&x)[N]) {
+    constexpr float coefficients[] = {0.008989350029161193f, 0.055826307476501656f, 0.24015362197081055f,
+                                      0.6931530722703348f, 0.9999999251038457f};
+    __m512 r[N], p[N];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) r[i] = _mm512_reduce_ps(x[i], 0x01);  // x - floor(x)
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) p[i] = _mm512_set1_ps(0.0018775732772885322f);
+#pragma GCC unroll 8
+    for (const float coefficient : coefficients)
+#pragma GCC unroll 8
+        for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(coefficient));
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) x[i] = _mm512_scalef_ps(p[i], x[i]);  // p 2^floor(x)
+}
+
+// [a, b] rounded to bf16.
+static inline __m512i round_pair(__m512 a, __m512 b) { return (__m512i)_mm512_cvtne2ps_pbh(b, a); }
+
+static inline __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+
+static inline __m512 load_bf16(const bf16* x) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
+
+// x, what of it a bf16 number holds, and what of the rest the next one holds.
+static inline float round_bf16(float x) {
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return x;
+    bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+    __builtin_memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline bf16 to_bf16(float x) {
+    x = round_bf16(x);
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &x, 4);
+    return static_cast<bf16>(bits >> 16);
+}
+
+static inline __m512i load(const void* x) { return _mm512_loadu_si512(x); }
+static inline void store(void* x, __m512i y) { _mm512_storeu_si512(x, y); }
+
+// One row of a right operand from [a0 .. a15, b0 .. b15]: [a0, b0, a1, b1, ...].
+static inline __m512i interleave(__m512i halves) {
+    alignas(64) static const std::uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    return _mm512_permutexvar_epi16(load(order), halves);
+}
+
+// A row of each of two right operands, from two rows of 32 numbers.
+static inline void interleave_rows(__m512i a, __m512i b, bf16* first, bf16* second) {
+    alignas(64) static const std::uint16_t low[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    const __m512i order = load(low);
+    store(first, _mm512_permutex2var_epi16(a, order, b));
+    store(second, _mm512_permutex2var_epi16(a, _mm512_add_epi16(order, _mm512_set1_epi16(16)), b));
+}
+
+// 16 x 16 numbers of 32 bits, in registers. A left operand's tile becomes a right operand's by it, and the reverse:
+// the pairs of its 32 numbers a row are the right operand's pairs.
+static inline __attribute__((always_inline)) void transpose(__m512i (&x)[16]) {
+    __m512i y[16];
+    for (int i = 0; i < 16; i += 4) {
+        const __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        const __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+        y[i] = _mm512_unpacklo_epi64(a, c);
+        y[i + 1] = _mm512_unpackhi_epi64(a, c);
+        y[i + 2] = _mm512_unpacklo_epi64(b, d);
+        y[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int i = 0; i < 4; ++i) {
+        const __m512i a = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_i32x4(y[i], y[i + 4], 0xdd);
+        const __m512i c = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0x88);
+        const __m512i d = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0xdd);
+        x[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        x[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+        x[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+}
+
+// Sums over the lanes of each of 16 vectors.
+static inline __m512 lane_sums(const __m512 (&x)[16]) {
+    __m512 y[8];
+    for (int i = 0; i < 8; ++i) {
+        const __m512 a = x[2 * i], b = x[2 * i + 1];
+        y[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    __m512 z[4];
+    for (int i = 0; i < 4; ++i) {
+        const __m512d a = _mm512_castps_pd(y[2 * i]), b = _mm512_castps_pd(y[2 * i + 1]);
+        z[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(z[0], z[1], 0x88), _mm512_shuffle_f32x4(z[0], z[1], 0xdd));
+    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(z[2], z[3], 0x88), _mm512_shuffle_f32x4(z[2], z[3], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+}  // namespace favor
