@@ -131,8 +131,8 @@ class AdaptiveFeatures(FeatureMap):
         offset = exponent.unsqueeze(2) * row_norms
         if self.centred:
             # B w.c, in float64, which neither autocast nor the user's precision of products reaches: bf16 would bias
-            shift = (centre / scale * stretch.unsqueeze(2)).double().unsqueeze(2) @ rows.double().transpose(1, 2)
-            offset = offset - 0.5 * shift.squeeze(2).to(offset.dtype)
+            shift = torch.einsum("shd,hrd->shr", (centre / scale * stretch.unsqueeze(2)).double(), rows.double())
+            offset = offset - 0.5 * shift.to(offset.dtype)
         scaled = self.optimal or self.dense
         return Adaptation(
             query_scale=balance * stretch.unsqueeze(2) if scaled else None,

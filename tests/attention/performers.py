@@ -92,6 +92,11 @@ def build(name: str, causal: bool = False, *, heads: int = 2, dim: int = 8, num_
     return attention.eval()
 
 
+def head_dim(dtype: torch.dtype) -> int:
+    """8, but in bf16 32: engines in compiled code ask for it, and are then under test where a machine has them."""
+    return 32 if dtype == torch.bfloat16 else 8
+
+
 def moving_of(attention: FavorAttention) -> MovingMoments | None:
     return getattr(attention.features, "moving", None)
 

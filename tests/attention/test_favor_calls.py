@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from performers import Inputs, Step, both_ways, build, inputs, offsets, step
+from performers import Inputs, Step, both_ways, build, head_dim, inputs, offsets, step
 from test_favor import direct
 from torch import Tensor
 
@@ -61,14 +61,19 @@ def test_chunks_and_blocks_join_without_a_seam(name, causal, lengths):
 def test_segments_out_of_range_do_not_change_their_neighbours(name, causal):
     # logits of a norm of 30 need the stabiliser, those of 0.3 do not; they share chunks
     lengths, norms = (7, 40, 1, 9, 130, 3), (0.3, 30.0, 30.0, 0.3, 30.0, 0.3)
-    given = inputs(sum(lengths), norm=1.0)
     scale = torch.cat([torch.full((length, 1, 1), norm) for length, norm in zip(lengths, norms, strict=True)])
-    given = given._replace(query=given.query * scale, key=given.key * scale)
+
+    def spread_out(given: Inputs) -> Inputs:
+        return given._replace(query=given.query * scale, key=given.key * scale)
+
+    given = spread_out(inputs(sum(lengths), norm=1.0))
     attention, cu = build(name, causal), offsets(*lengths)
     for got, wanted in zip(step(attention.double(), given, cu), reference(attention, given, cu), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-7, atol=1e-8)
     attention.float()
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.bfloat16, 2.0**-5)):
+        if dtype == torch.bfloat16:
+            attention, given = build(name, causal, dim=32), spread_out(inputs(sum(lengths), 1.0, dim=32))
         together = step(attention, given.to(dtype), cu)
         for a, b in zip(cu[:-1].tolist(), cu[1:].tolist(), strict=True):
             alone = step(attention, given.to(dtype).rows(a, b), offsets(b - a))
@@ -78,10 +83,12 @@ def test_segments_out_of_range_do_not_change_their_neighbours(name, causal):
                 assert (one.double() - part).norm() <= tolerance * (part.norm() + (b - a) ** 0.5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, 1e30])
 @pytest.mark.parametrize(("name", "causal"), both_ways(["positive", "optimal centred per head", "cosine"]))
-def test_a_segment_of_nonsense_stays_by_itself(name, causal, poison):
-    attention, given = build(name, causal), inputs(30, norm=1.0).to(torch.float32)
+def test_a_segment_of_nonsense_stays_by_itself(name, causal, poison, dtype):
+    dim, tolerance = head_dim(dtype), 2.0**-6 if dtype == torch.bfloat16 else 1e-4
+    attention, given = build(name, causal, dim=dim), inputs(30, norm=1.0, dim=dim).to(dtype)
     cu = offsets(9, 5, 16)
     expected = step(attention, given, cu)
     for field in ("query", "key", "value"):
@@ -90,7 +97,7 @@ def test_a_segment_of_nonsense_stays_by_itself(name, causal, poison):
         got = step(attention, given._replace(**{field: spoiled}), cu)
         for one, other in zip(got, expected, strict=True):
             for rows in (slice(0, 9), slice(14, 30)):
-                torch.testing.assert_close(one[rows], other[rows], rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(one[rows], other[rows], rtol=tolerance, atol=tolerance)
 
 
 @contextmanager
@@ -171,13 +178,16 @@ def allocations(attention, given: Inputs, cu_seqlens: Tensor) -> tuple[int, int]
         ("positive", False, torch.float32, (16_384,)),
         ("positive", True, torch.bfloat16, (16_384,)),
         ("positive", True, torch.float32, (8_192, *(256,) * 32)),
+        ("relu", False, torch.bfloat16, (8_192, *(256,) * 32)),
         ("optimal centred per head", False, torch.bfloat16, (8_192, *(256,) * 32)),
     ],
 )
 def test_nothing_of_the_size_of_tokens_by_features_is_made(name, causal, dtype, lengths):
     heads, features, total = 2, 256, 16_384
-    given = inputs(total, 1.0, heads=heads).to(dtype)
-    largest, peak = allocations(build(name, causal, heads=heads, num_features=features), given, offsets(*lengths))
+    dim = head_dim(dtype)
+    given = inputs(total, 1.0, heads=heads, dim=dim).to(dtype)
+    attention = build(name, causal, heads=heads, dim=dim, num_features=features)
+    largest, peak = allocations(attention, given, offsets(*lengths))
     rows = given.query.numel() * given.query.element_size()  # one input, the output, or a gradient
     budget = 4 * CHUNK_ELEMENTS  # bytes of a chunk's features
     assert largest <= max(rows, budget)

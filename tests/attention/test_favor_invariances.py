@@ -10,6 +10,7 @@ from performers import (
     Step,
     both_ways,
     build,
+    head_dim,
     inputs,
     moving_of,
     offsets,
@@ -67,7 +68,8 @@ def test_the_output_is_linear_in_the_values(name, causal):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "causal"), both_ways(KINDS))
 def test_values_times_a_power_of_two_give_its_multiple_to_the_bit(name, causal, dtype):
-    attention, given = build(name, causal), inputs(18, norm=1.0).to(dtype)
+    dim = head_dim(dtype)
+    attention, given = build(name, causal, dim=dim), inputs(18, norm=1.0, dim=dim).to(dtype)
     expected = step(attention, given, offsets(*LENGTHS))
     got = step(attention, given._replace(value=given.value * 64), offsets(*LENGTHS))
     assert torch.equal(got.out, expected.out * 64)
@@ -80,7 +82,8 @@ def test_values_times_a_power_of_two_give_its_multiple_to_the_bit(name, causal, 
 @pytest.mark.parametrize(("name", "causal"), both_ways(POSITIVE_KINDS))
 def test_a_shift_of_all_values_leaves_the_gradients_of_queries_and_keys(name, causal, dtype):
     # d_out . v - d_out . out is then a small difference of large terms: with an output rounded to bf16 it is noise
-    attention, given = build(name, causal), inputs(400, norm=1.0)
+    dim = head_dim(dtype)
+    attention, given = build(name, causal, dim=dim), inputs(400, norm=1.0, dim=dim)
     value = (given.value.clamp(-2.0, 2.0) * 16).round() / 16  # so that values and shifted values are bf16 numbers
     given = given._replace(value=value).to(dtype)
     shifted = given._replace(value=given.value + 8.0)
@@ -121,8 +124,9 @@ def test_dense_maps_see_no_exchange_of_scale_between_queries_and_keys(name):
 @pytest.mark.parametrize(("name", "causal"), both_ways(POSITIVE_KINDS))
 def test_equal_keys_give_the_mean_value_and_queries_no_gradient(name, causal, dtype):
     unit = {torch.float32: 1e-6, torch.bfloat16: 2.0**-7}[dtype]
+    dim = head_dim(dtype)
     for norm in (0.5, 30.0):
-        attention, given = build(name, causal), inputs(40, norm)
+        attention, given = build(name, causal, dim=dim), inputs(40, norm, dim=dim)
         given = given._replace(key=given.key[:1].expand(40, -1, -1)).to(dtype)
         got = step(attention, given, offsets(25, 15))
         for part in (given.rows(0, 25), given.rows(25, 40)):
@@ -140,9 +144,10 @@ def test_equal_keys_give_the_mean_value_and_queries_no_gradient(name, causal, dt
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "causal"), both_ways(POSITIVE_KINDS))
 def test_one_token_gives_its_value_and_no_gradient_to_query_and_key(name, causal, dtype):
+    dim = head_dim(dtype)
     for norm in (1e-3, 30.0, 1e3):
-        attention = build(name, causal)
-        given = inputs(3, norm).to(dtype)
+        attention = build(name, causal, dim=dim)
+        given = inputs(3, norm, dim=dim).to(dtype)
         got = step(attention, given, offsets(1, 1, 1))
         tolerance = 2.0**-7 if dtype == torch.bfloat16 else 1e-5
         torch.testing.assert_close(got.out, given.value, rtol=tolerance, atol=tolerance)
@@ -176,7 +181,8 @@ def test_short_segments_that_are_left_out_have_zero_rows_and_no_gradient(name, c
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("name", "causal"), both_ways(KINDS))
 def test_inputs_need_not_be_contiguous(name, causal, dtype):
-    attention, given = build(name, causal), inputs(18, norm=1.0).to(dtype)
+    dim = head_dim(dtype)
+    attention, given = build(name, causal, dim=dim), inputs(18, norm=1.0, dim=dim).to(dtype)
     cu = offsets(*LENGTHS)
     tolerance = 0.0 if name not in SEGMENT_STATISTICS else {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}[dtype]
     expected = step(attention, given, cu)

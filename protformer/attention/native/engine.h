@@ -120,6 +120,7 @@ class Engine {
         workers_.assign(call_.threads, {});
         for (Worker& worker : workers_) {
             worker.scratch = take_scratch(sizes_, backward_, layout);
+            if (whole_.empty()) continue;
             worker.state = layout.take<float>(call_.heads * sizes_.state_floats());
             worker.largest = layout.take<float>(call_.heads);
             for (int head = 0; head < call_.heads; ++head)
