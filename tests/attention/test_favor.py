@@ -102,8 +102,8 @@ def test_operator_equals_the_direct_formula_with_its_gradient(name, causal):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("name", [name for name in MAPS if name not in STATISTICS])
 def test_gradcheck(name, causal):
-    attention = make(name, causal)
-    q, k, v, cu = packed([5, 3])
+    attention = make(name, causal, heads=1, dim=3)
+    q, k, v, cu = packed([4, 1], heads=1, dim=3)
     assert torch.autograd.gradcheck(
         lambda *x: attention(*x, cu), [x.requires_grad_() for x in (q, k, v)], eps=1e-6, atol=1e-6
     )

@@ -172,6 +172,7 @@ def errors(got: list[Tensor], expected: list[Tensor]) -> list[float]:
     return [float((x.double() - y).norm() / y.norm().clamp_min(1e-9 * math.sqrt(y.numel()))) for x, y in pairs]
 
 
+@pytest.mark.slow  # (the interpreter is)
 def test_in_a_process_of_its_own():
     if INTERPRETED:
         pytest.skip("this is that process")

@@ -26,14 +26,14 @@ LARGE_SHARED_MEMORY = 160 * 1024
 
 
 def block_sizes(block_d: int, fp32: bool, device: torch.device) -> dict[str, Blocks]:
-    """By kernel, for a padded dim, fp32 inputs or not, and the device's shared memory.
+    """By kernel, for a padded dim, fp32 inputs or not, and the device.
 
     64 rows for 4 warps is one warp group's product on Hopper; with 8 warps and 64 rows Triton has each half of the
     warps do the same work. Fewer features a block where the accumulators are wide, or three bf16 terms take three times
     the registers; a causal kernel holds a square block of rows besides.
     """
     wide = block_d > 64
-    if _shared_memory(device) < LARGE_SHARED_MEMORY:
+    if not _takes_large_blocks(device):
         features = 16 if wide and fp32 else 32
         sizes: dict[str, Blocks] = dict.fromkeys(KERNELS, Blocks(32, features, 4, 1))
     else:
@@ -46,8 +46,9 @@ def block_sizes(block_d: int, fp32: bool, device: torch.device) -> dict[str, Blo
     return sizes | OVERRIDES
 
 
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that one program can have; the interpreter's are not limited."""
+def _takes_large_blocks(device: torch.device) -> bool:
     if device.type != "cuda":
-        return LARGE_SHARED_MEMORY
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        return True
+    properties = torch.cuda.get_device_properties(device)
+    # Triton 3.6 fails on the causal kernels where 64 rows make it use Blackwell's tensor memory.
+    return properties.major < 10 and properties.shared_memory_per_block_optin >= LARGE_SHARED_MEMORY
