@@ -1,4 +1,4 @@
-"""Exact attention equals the formula, forward and backward; hybrid is exact below its threshold and FAVOR+ from it on."""
+"""Exact attention equals the formula, forward and backward; hybrid is exact below its threshold, FAVOR+ from it on."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_equals_the_formula_with_its_gradient(dtype, bound, causal):
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     out = ExactAttention(num_heads=2, head_dim=8, causal=causal)(*leaves, cu)
     wide = [x.double().requires_grad_() for x in (q, k, v)]
-    expected = direct(*wide, cu, causal)
+    expected = direct(wide[0], wide[1], wide[2], cu, causal)
     assert (out.double() - expected).abs().max() < bound
     weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     grads = torch.autograd.grad((out * weight.to(dtype)).sum(), leaves)
@@ -49,13 +49,13 @@ def test_opcheck(causal):
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"),
     )
     with torch.enable_grad():
-        assert torch.autograd.gradcheck(lambda *x: exact_attention(*x, cu, causal=causal), args)
+        assert torch.autograd.gradcheck(lambda q, k, v: exact_attention(q, k, v, cu, causal=causal), args)
 
 
 def test_longer_segments_are_left_out_with_their_gradient():
     q, k, v, cu = packed([4, 9, 5])
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-    out = exact_attention(*leaves, cu, causal=False, shorter_than=9)
+    out = exact_attention(leaves[0], leaves[1], leaves[2], cu, causal=False, shorter_than=9)
     torch.testing.assert_close(out[:4], direct(q[:4], k[:4], v[:4], torch.tensor([0, 4]), False))
     assert torch.count_nonzero(out[4:13]) == 0
     out.square().sum().backward()

@@ -22,7 +22,7 @@ PROGRAM = """
     from protformer.model import Encoder
 
     torch.set_num_threads(1)
-    # in float64, where a signed map's quotients of small differences agree as well
+    # in float64, but for the rotations: then quotients of small differences in signed maps agree as well
     map_class, options, causal, backend = {case}
     chosen = getattr(features, map_class)
 
@@ -65,7 +65,7 @@ PROGRAM = """
         expected, got = step(eager, eager, *inputs), step(compiled, forward, *inputs)
         assert len(expected) == len(got) > 20
         for one, other in zip(got, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9)
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     explained = torch._dynamo.utils.counters
     assert not explained["graph_break"], explained["graph_break"]
     print("graphs", explained["stats"]["unique_graphs"])
