@@ -36,10 +36,13 @@ def test_borders_are_where_these_tests_think():
     assert CHUNK % BLOCK == 0
 
 
-@pytest.mark.parametrize("lengths", BORDERS)
-@pytest.mark.parametrize(
-    ("name", "causal"), both_ways(["positive", "optimal centred per head", "relu", "trigonometric"])
-)
+SEAMS = [
+    *((*case, lengths) for case in both_ways(["positive"]) for lengths in BORDERS),
+    *((*case, lengths) for case in both_ways(["optimal centred per head", "trigonometric"]) for lengths in BORDERS[:2]),
+]
+
+
+@pytest.mark.parametrize(("name", "causal", "lengths"), SEAMS)
 def test_chunks_and_blocks_join_without_a_seam(name, causal, lengths):
     attention = build(name, causal, heads=HEADS, dim=DIM, num_features=FEATURES)
     given = inputs(sum(lengths), heads=HEADS, dim=DIM)
@@ -84,7 +87,7 @@ def test_segments_out_of_range_do_not_change_their_neighbours(name, causal):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf, 1e30])
+@pytest.mark.parametrize("poison", [torch.nan, 1e30])
 @pytest.mark.parametrize(("name", "causal"), both_ways(["positive", "optimal centred per head", "cosine"]))
 def test_a_segment_of_nonsense_stays_by_itself(name, causal, poison, dtype):
     dim, tolerance = head_dim(dtype), 2.0**-6 if dtype == torch.bfloat16 else 1e-4

@@ -72,7 +72,7 @@ ALL_MAPS = (*dict.fromkeys(map_class for map_class, _ in UNBIASED), *BIASED)
 def test_unbiased(map_class, options, num_features, dim, z2):
     x, y = pairs(dim, count=6, squared_norm_of_sum=z2)
     x, y = torch.cat([x, x[:1], x[:1]]), torch.cat([y, x[:1], -x[:1]])  # equal and opposite pairs too
-    feature_map = drawn(map_class, num_features, dim, draws=900, **options)
+    feature_map = drawn(map_class, num_features, dim, draws=700, **options)
     off = deviation(estimates(feature_map, x, y), kernel_of(feature_map, x, y))
     assert off.abs().max() < SIGMAS
 
@@ -81,7 +81,7 @@ def test_unbiased(map_class, options, num_features, dim, z2):
 def test_unbiased_where_queries_and_keys_have_means_and_differ_in_size(map_class, options):
     # maps that look at their inputs take their statistics from these very pairs
     x, y = skewed_pairs(6, count=12)
-    feature_map = drawn(map_class, 16, 6, draws=900, **options)
+    feature_map = drawn(map_class, 16, 6, draws=700, **options)
     off = deviation(estimates(feature_map, x, y), kernel_of(feature_map, x, y))
     assert off.abs().max() < SIGMAS
 
@@ -89,7 +89,7 @@ def test_unbiased_where_queries_and_keys_have_means_and_differ_in_size(map_class
 @pytest.mark.parametrize(("map_class", "options"), ADAPTIVE)
 def test_unbiased_whatever_the_statistics_came_from(map_class, options):
     # a moving average is of other inputs than those at hand
-    feature_map = drawn(map_class, 16, 6, draws=900, statistics="moving", **options)
+    feature_map = drawn(map_class, 16, 6, draws=700, statistics="moving", **options)
     others = skewed_pairs(6, count=10, spread=1.0, ratio=4.0, seed=8)
     query, key = (on_all_heads(feature_map, side) for side in others)
     feature_map.adapt(query, key, torch.tensor([0, 10], dtype=torch.int32))
@@ -103,7 +103,7 @@ def test_unbiased_whatever_the_statistics_came_from(map_class, options):
 
 @pytest.mark.parametrize("field", ["norm_scale", "tilt", "offset", "constant", "query_scale", "key_scale"])
 def test_an_adaptation_that_lacks_one_of_its_parts_is_caught(field, monkeypatch):
-    feature_map = drawn(DenseFeatures, 16, 6, draws=900, centred=True)
+    feature_map = drawn(DenseFeatures, 16, 6, draws=700, centred=True)
     whole = feature_map.adapt
 
     def without(*arguments):

@@ -188,7 +188,7 @@ def test_error_falls_as_the_square_root_of_the_features(map_class, options):
 def test_one_estimator_is_below_another(below, above):
     x, y = skewed_pairs(8, count=16, spread=0.3, mean=0.35)
     ours, theirs = (
-        mean_squared_errors(drawn(map_class, 16, 8, draws=2000, seed=seed, **options), x, y)
+        mean_squared_errors(drawn(map_class, 16, 8, draws=1500, seed=seed, **options), x, y)
         for seed, (map_class, options) in enumerate((below, above))
     )
     assert excess(ours, theirs) < -SIGMAS
