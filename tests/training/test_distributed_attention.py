@@ -26,7 +26,7 @@ def logged(folder: Path) -> list[tuple[int, str, float]]:
 def test_processes_and_micro_batches_see_what_one_process_sees(fasta, tmp_path):  # noqa: F811
     options = [
         *fasta, "redraw=adaptive", "redraw.every=1", "redraw.rise=1.02", "diagnostics.every=2", "diagnostics.rows=40",
-        "features=optimal", "features.statistics=moving", "+features.momentum=0.8", "trainer.max_steps=12",
+        "features=optimal", "features.statistics=moving", "features.momentum=0.8", "trainer.max_steps=12",
         "optimizer.lr=1e-2", "evaluate.untrained=false", "trainer.limit_val_batches=1", "data.eval_tokens=2000",
     ]  # fmt: skip
     runs = {

@@ -17,7 +17,7 @@ def test_regression_learns_the_share_of_a_residue(pooling):
     targets = (100 + 30 * share).astype(np.float32)
     splits = {name: Split(name, corpus, targets) for name in ("train", "valid")}
     _, module, trainer = train(
-        task=Regression(pooling=pooling), splits=splits, max_steps=200, dropout=0.0, batch_tokens=2000,
+        task=Regression(pooling=pooling), splits=splits, max_steps=300, dropout=0.0, batch_tokens=2000,
         val_check_interval=1000,
     )  # fmt: skip
     trainer.validate(module, datamodule=trainer.datamodule, verbose=False)  # pyright: ignore[reportAttributeAccessIssue]

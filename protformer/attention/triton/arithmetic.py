@@ -268,13 +268,21 @@ def floored(den, FAMILY: tl.constexpr, ROWS: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def only_if(condition, mask):
+    """`mask` where one condition for the whole block holds, else nothing (`&` of the two is an integer in the
+    interpreter of Triton 3.9, which then refuses it as a mask)."""
+    return tl.where(condition, mask, mask & False)
+
+
+@triton.jit
+@no_type_check
 def load_state(
     maxima, sums, states, first, live, exists, DIM: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr
 ):
     """Features `first` and on of one slot: their maxima, sums and states; those of nothing where none exists."""
     features = first + tl.arange(0, BLOCK_F)
     dims = tl.arange(0, BLOCK_D)
-    there = live & exists
+    there = only_if(exists, live)
     maximum = tl.load(maxima + features, mask=there, other=NOTHING)
     total = tl.load(sums + features, mask=there, other=0.0)
     where = states + features[:, None] * DIM + dims[None, :]

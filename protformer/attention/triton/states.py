@@ -27,6 +27,7 @@ from protformer.attention.triton.arithmetic import (
     load_rows,
     load_state,
     offset_of,
+    only_if,
     product,
     scaled,
     store_state,
@@ -242,8 +243,8 @@ def combine_kernel(
         if HOW != SUM:
             tl.debug_barrier()  # all threads have read the slot before any writes it
             store_state(
-                maxima + features, sums + features, states + features * DIM, first, live & (step > 0), maximum, sum_,
-                state, DIM, BLOCK_F, BLOCK_D,
+                maxima + features, sums + features, states + features * DIM, first, only_if(step > 0, live), maximum,
+                sum_, state, DIM, BLOCK_F, BLOCK_D,
             )  # fmt: skip
         new = tl.maximum(maximum, here)
         kept = tl.exp(maximum - new)
