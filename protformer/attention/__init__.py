@@ -7,9 +7,23 @@ from protformer.attention.base import Attention
 from protformer.attention.exact import ExactAttention
 from protformer.attention.favor import FavorAttention
 from protformer.attention.hybrid import HybridAttention
+from protformer.attention.linformer import LinformerAttention
+from protformer.attention.reformer import ReformerAttention
+from protformer.attention.sparse import SparseAttention
+from protformer.attention.uniform import UniformAttention
 from protformer.features import factory_from_config as features_from_config
 
-__all__ = ["Attention", "ExactAttention", "FavorAttention", "HybridAttention", "factory_from_config"]
+__all__ = [
+    "Attention",
+    "ExactAttention",
+    "FavorAttention",
+    "HybridAttention",
+    "LinformerAttention",
+    "ReformerAttention",
+    "SparseAttention",
+    "UniformAttention",
+    "factory_from_config",
+]
 
 
 def factory_from_config(config: dict[str, Any]) -> Callable[..., Attention]:

@@ -1,7 +1,8 @@
 """Which implementation serves a call of the Performer's operator: chosen by the tensors alone, said in the log once.
 
 An engine is a module with `forward` and `backward`: `favor_fused`, Triton kernels on CUDA; `favor_native`, compiled
-code for bf16 on CPUs with AMX; and `favor_chunked`, chunks of PyTorch operations, on every device and for every type.
+code for CPUs with AVX-512 or, in bf16, AMX; and `favor_chunked`, chunks of PyTorch operations, on every device and for
+every type.
 """
 
 import functools
@@ -9,7 +10,6 @@ import logging
 import os
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from protformer.attention import favor_chunked, favor_fused, favor_native, native, triton
@@ -27,17 +27,14 @@ def engine(query: Tensor, projection: Tensor, settings: Settings) -> ModuleType:
         compiled, name = favor_fused, "fused Triton kernels"
     else:
         reason = native.supported(query, projection, settings.family, settings.causal, settings.adaptation)
-        compiled, name = favor_native, "compiled code for bf16"
+        compiled, name = favor_native, "compiled CPU code"
     if reason is None:
-        _say(f"Performer attention runs as {name}.", logging.INFO)
+        _say(f"Performer attention runs as {name}.")
         return compiled
-    # On a CPU in fp32 the chunks are the fast way; elsewhere the reason is news.
-    expected = not query.is_cuda and query.dtype != torch.bfloat16
-    sentence = f"Performer attention runs as chunks of PyTorch operations, not as {name}: {reason}."
-    _say(sentence, logging.DEBUG if expected else logging.INFO)
+    _say(f"Performer attention runs as chunks of PyTorch operations, not as {name}: {reason}.")
     return favor_chunked
 
 
 @functools.cache
-def _say(sentence: str, level: int) -> None:
-    log.log(level, sentence)
+def _say(sentence: str) -> None:
+    log.info(sentence)

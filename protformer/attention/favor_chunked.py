@@ -13,7 +13,7 @@ from torch import Tensor
 from protformer.attention import favor_bidirectional, favor_causal, favor_causal_stabilised
 from protformer.attention.favor_bidirectional import OutOfRangeError
 from protformer.attention.favor_chunk import ChunkContext, Rows, Segment, chunk_length, product_precision
-from protformer.attention.favor_settings import Settings, row_numbers
+from protformer.attention.favor_settings import Answer, Inputs, Settings, row_numbers, state_numbers
 from protformer.features.families import family as make_family
 
 # Segments begin at multiples of this in a chunk of bf16 inputs.
@@ -22,77 +22,51 @@ PRODUCT_BLOCK = 32
 STABILISED_CHUNK = 128
 
 
-def forward(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor, settings: Settings
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: Inputs, settings: Settings) -> Answer:
     """The output, and what the stabilised causal path has to remember of a row (zero where there is nothing)."""
-    out = settings.output_like(value)
-    denominators = row_numbers(query).zero_()
-    forward_segments(out, denominators, query, key, value, cu_seqlens, projection, settings)
-    return out, denominators
+    query, _, value, _, projection = inputs
+    states = state_numbers(query, projection, settings.causal)
+    answer = Answer(settings.output_like(value), row_numbers(query).zero_(), states)
+    forward_segments(answer, inputs, settings)
+    return answer
 
 
-def backward(
-    grad_out: Tensor,
-    out: Tensor,
-    denominators: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    projection: Tensor,
-    settings: Settings,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(grad_out: Tensor, answer: Answer, inputs: Inputs, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
+    query, key, value = inputs[:3]
     grads = settings.output_like(query), settings.output_like(key), settings.output_like(value)
-    backward_segments(grads, grad_out, out, denominators, query, key, value, cu_seqlens, projection, settings)
+    backward_segments(grads, grad_out, answer, inputs, settings)
     return grads
 
 
-def forward_segments(
-    out: Tensor,
-    denominators: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    projection: Tensor,
-    settings: Settings,
-    only: Container[int] | None = None,
-) -> None:
+def forward_segments(answer: Answer, inputs: Inputs, settings: Settings, only: Container[int] | None = None) -> None:
     """Write the rows of the segments (of those whose indices are in `only`, where it is given)."""
-    call = _Call(query, key, value, cu_seqlens, projection, settings)
-    with product_precision(query, call.adaptation):
+    call = _Call(inputs, settings)
+    with product_precision(inputs.query, call.adaptation):
         for chunks in call.groups(only):
-            call.forward(chunks, out, denominators)
+            call.forward(chunks, answer)
 
 
 def backward_segments(
     grads: tuple[Tensor, Tensor, Tensor],
     grad_out: Tensor,
-    out: Tensor,
-    denominators: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    projection: Tensor,
+    answer: Answer,
+    inputs: Inputs,
     settings: Settings,
     only: Container[int] | None = None,
 ) -> None:
     """Write the segments' rows of the gradients."""
-    call = _Call(query, key, value, cu_seqlens, projection, settings)
-    with product_precision(query, call.adaptation):
+    call = _Call(inputs, settings)
+    with product_precision(inputs.query, call.adaptation):
         for chunks in call.groups(only):
-            call.backward(chunks, grad_out, out, denominators, *grads)
+            call.backward(chunks, grad_out, answer, grads)
 
 
 class _Call:
     """One call of the operator: its segments in groups, each of which goes plainly or, out of range, stabilised."""
 
-    def __init__(
-        self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor, settings: Settings
-    ) -> None:
+    def __init__(self, inputs: Inputs, settings: Settings) -> None:
+        query, key, value, cu_seqlens, projection = inputs
         self.adaptation, family, epsilon, norm_weight, self.causal, self.shortest = settings
         self.cu_seqlens = cu_seqlens
 
@@ -143,7 +117,8 @@ class _Call:
     def _up(self, length: int) -> int:
         return -(-length // self.block) * self.block
 
-    def forward(self, chunks: list[Rows], out: Tensor, denominators: Tensor) -> None:
+    def forward(self, chunks: list[Rows], answer: Answer) -> None:
+        out = answer.out
         if self.try_plain:
             try:
                 (favor_causal if self.causal else favor_bidirectional).forward(self.plain, chunks, out)
@@ -151,16 +126,19 @@ class _Call:
             except OutOfRangeError:
                 if len(chunks[0].segments) > 1:
                     for segment in chunks[0].segments:
-                        self.forward(self._parts(segment), out, denominators)
+                        self.forward(self._parts(segment), answer)
                     return
         if not self.causal:
             favor_bidirectional.forward(self.stabilised, _in_parts_of(self.chunk, chunks), out)
         elif self.plain.family.signed:
             favor_causal.forward(self.plain, _in_parts_of(1, chunks), out)
         else:
-            favor_causal_stabilised.forward(self.stabilised, _in_parts_of(STABILISED_CHUNK, chunks), out, denominators)
+            rows = _in_parts_of(STABILISED_CHUNK, chunks)
+            favor_causal_stabilised.forward(self.stabilised, rows, out, answer.row_numbers)
 
-    def backward(self, chunks: list[Rows], grad_out: Tensor, out: Tensor, denominators: Tensor, *grads: Tensor) -> None:
+    def backward(
+        self, chunks: list[Rows], grad_out: Tensor, answer: Answer, grads: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
         # (every path forms its numbers anew, so that the same inputs take the same one as in the forward)
         if self.try_plain:
             try:
@@ -169,7 +147,7 @@ class _Call:
             except OutOfRangeError:
                 if len(chunks[0].segments) > 1:
                     for segment in chunks[0].segments:
-                        self.backward(self._parts(segment), grad_out, out, denominators, *grads)
+                        self.backward(self._parts(segment), grad_out, answer, grads)
                     return
         if not self.causal:
             favor_bidirectional.backward(self.stabilised, _in_parts_of(self.chunk, chunks), grad_out, *grads)
@@ -177,6 +155,7 @@ class _Call:
             favor_causal.backward(self.plain, _in_parts_of(1, chunks), grad_out, *grads)
         else:
             rows = _in_parts_of(STABILISED_CHUNK, chunks)
+            out, denominators, _ = answer
             favor_causal_stabilised.backward(self.stabilised, rows, grad_out, out, denominators, *grads)
 
 

@@ -4,42 +4,31 @@ import torch
 from torch import Tensor
 
 from protformer.attention import triton
-from protformer.attention.favor_settings import Settings, row_numbers
+from protformer.attention.favor_settings import Answer, Inputs, Settings, row_numbers, state_numbers
 from protformer.features import Adaptation
 
 
-def forward(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor, settings: Settings
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: Inputs, settings: Settings) -> Answer:
     """The output, and the kernels' number per row."""
+    query, _, value, _, projection = inputs
+    states = state_numbers(query, projection, settings.causal)
     if settings.shortest <= 1:
-        return triton.forward(query, key, value, cu_seqlens, projection, **_named(settings))
-    rows, offsets, settings = _long_segments(cu_seqlens, settings)
-    part, numbers = triton.forward(query[rows], key[rows], value[rows], offsets, projection, **_named(settings))
+        return Answer(*triton.forward(*inputs, **_named(settings)), states)
+    rows, parts, settings = _long_segments(inputs, settings)
+    part, numbers = triton.forward(*parts, **_named(settings))
     out, saved = torch.zeros_like(value), row_numbers(query).zero_()
-    return out.index_copy_(0, rows, part), saved.index_copy_(1, rows, numbers)
+    return Answer(out.index_copy_(0, rows, part), saved.index_copy_(1, rows, numbers), states)
 
 
-def backward(
-    grad_out: Tensor,
-    out: Tensor,
-    saved: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    projection: Tensor,
-    settings: Settings,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(grad_out: Tensor, answer: Answer, inputs: Inputs, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of query, key and value."""
     if settings.shortest <= 1:
-        return triton.backward(grad_out, saved, query, key, value, cu_seqlens, projection, **_named(settings))
-    rows, offsets, settings = _long_segments(cu_seqlens, settings)
-    q, k, v = (x[rows] for x in (query, key, value))
-    numbers = saved[:, rows].contiguous()
-    parts = triton.backward(grad_out[rows], numbers, q, k, v, offsets, projection, **_named(settings))
+        return triton.backward(grad_out, answer.row_numbers, *inputs, **_named(settings))
+    rows, parts, settings = _long_segments(inputs, settings)
+    numbers = answer.row_numbers[:, rows].contiguous()
+    grads = triton.backward(grad_out[rows], numbers, *parts, **_named(settings))
     grad_query, grad_key, grad_value = (
-        torch.zeros_like(x).index_copy_(0, rows, part) for x, part in zip((query, key, value), parts, strict=True)
+        torch.zeros_like(x).index_copy_(0, rows, part) for x, part in zip(inputs[:3], grads, strict=True)
     )
     return grad_query, grad_key, grad_value
 
@@ -55,11 +44,13 @@ def _named(settings: Settings) -> dict:
     }
 
 
-def _long_segments(cu_seqlens: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Settings]:
-    """Rows of the segments of at least `shortest` rows, their offsets, and the settings with their adaptation alone."""
+def _long_segments(inputs: Inputs, settings: Settings) -> tuple[Tensor, Inputs, Settings]:
+    """Rows of the segments of at least `shortest` rows, these rows as inputs, and settings with their adaptation."""
+    query, key, value, cu_seqlens, projection = inputs
     lengths = cu_seqlens.diff()
     long = lengths >= settings.shortest
     adaptation = Adaptation(*(x if x is None or x.shape[0] == 1 else x[long] for x in settings.adaptation))
     rows = torch.nonzero(torch.repeat_interleave(long, lengths)).squeeze(1)
     offsets = torch.nn.functional.pad(lengths[long].cumsum(0), (1, 0)).to(torch.int32)
-    return rows, offsets, settings._replace(adaptation=adaptation)
+    parts = Inputs(query[rows], key[rows], value[rows], offsets, projection)
+    return rows, parts, settings._replace(adaptation=adaptation)

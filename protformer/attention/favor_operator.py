@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from protformer.attention.engine import engine
-from protformer.attention.favor_settings import Settings, row_numbers
+from protformer.attention.favor_settings import Answer, Inputs, Settings, row_numbers, state_numbers
 from protformer.features import NO_ADAPTATION, Adaptation
 
 
@@ -45,7 +45,7 @@ def favor_attention(
     Returns:
         `[total, heads, dim]` in the type of `value`.
     """
-    out, _ = torch.ops.protformer.favor(
+    out, _, _ = torch.ops.protformer.favor(
         query, key, value, cu_seqlens, projection, *adaptation[:5], family, epsilon, norm_weight, causal, shortest
     )
     return out
@@ -58,42 +58,43 @@ _ARGUMENTS = (
 )
 
 
-@torch.library.custom_op("protformer::favor", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
+@torch.library.custom_op("protformer::favor", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor, Tensor)")
 def _favor(query, key, value, cu_seqlens, projection, *constants):
     settings = Settings.of(constants)
-    return engine(query, projection, settings).forward(query, key, value, cu_seqlens, projection, settings)
+    inputs = Inputs(query, key, value, cu_seqlens, projection)
+    return tuple(engine(query, projection, settings).forward(inputs, settings))
 
 
 @_favor.register_fake
 def _favor_fake(query, key, value, cu_seqlens, projection, *constants):
-    return torch.empty_like(value), row_numbers(query)
+    causal = Settings.of(constants).causal
+    return torch.empty_like(value), row_numbers(query), state_numbers(query, projection, causal)
 
 
 @torch.library.custom_op(
     "protformer::favor_backward",
     mutates_args=(),
-    schema=f"(Tensor grad_out, Tensor out, Tensor denominators, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    schema=f"(Tensor grad_out, Tensor out, Tensor row_numbers, Tensor states, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
 )
-def _favor_backward(grad_out, out, denominators, query, key, value, cu_seqlens, projection, *constants):
+def _favor_backward(grad_out, out, row_numbers, states, query, key, value, cu_seqlens, projection, *constants):
     settings = Settings.of(constants)
-    serving = engine(query, projection, settings)
-    return serving.backward(grad_out, out, denominators, query, key, value, cu_seqlens, projection, settings)
+    inputs, answer = Inputs(query, key, value, cu_seqlens, projection), Answer(out, row_numbers, states)
+    return engine(query, projection, settings).backward(grad_out, answer, inputs, settings)
 
 
 @_favor_backward.register_fake
-def _favor_backward_fake(grad_out, out, denominators, query, key, value, *rest):
+def _favor_backward_fake(grad_out, out, row_numbers, states, query, key, value, *rest):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def _setup_context(ctx, inputs, output):
     query, key, value, cu_seqlens, projection, *constants = inputs
-    out, denominators = output
-    ctx.save_for_backward(out, denominators, query, key, value, cu_seqlens, projection, *constants[:5])
+    ctx.save_for_backward(*output, query, key, value, cu_seqlens, projection, *constants[:5])
     ctx.settings = constants[5:]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_out, _grad_denominators):
+def _backward(ctx, grad_out, *_grads_of_numbers):
     if grad_out is None:
         return (None,) * 15
     grads = torch.ops.protformer.favor_backward(grad_out, *ctx.saved_tensors, *ctx.settings)

@@ -1,4 +1,4 @@
-"""What of a call of the Performer's operator is no input, as its engines take it."""
+"""What a call of the Performer's operator is made of, as its engines take and give it."""
 
 from typing import NamedTuple
 
@@ -7,8 +7,23 @@ from torch import Tensor
 
 from protformer.features import Adaptation
 
+# An engine may keep a segment's state for the backward where it has this many times more rows than features, so that
+# states are small beside the inputs; and more than LONG rows.
+KEPT_RATIO = 8
+LONG = 512
+
+
+class Inputs(NamedTuple):
+    query: Tensor  # [total, heads, dim], like key and value
+    key: Tensor
+    value: Tensor
+    cu_seqlens: Tensor
+    projection: Tensor  # [1 or heads, rows, dim]
+
 
 class Settings(NamedTuple):
+    """What is no input."""
+
     adaptation: Adaptation
     family: str
     epsilon: float
@@ -27,7 +42,42 @@ class Settings(NamedTuple):
         return torch.zeros_like(x) if self.shortest > 1 else torch.empty_like(x)
 
 
+class Answer(NamedTuple):
+    """What a forward gives, and its backward is given."""
+
+    out: Tensor  # [total, heads, dim]
+    row_numbers: Tensor  # [heads, total]: one number per row, mostly its denominator
+    states: Tensor  # flat, what `state_numbers` says; empty for most engines
+
+
 def row_numbers(query: Tensor) -> Tensor:
-    """Room for one number per head and row, `[heads, total]`, which an engine's forward may leave to its backward."""
+    """Room for one number per head and row, `[heads, total]`."""
     dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
     return query.new_empty(query.shape[1], query.shape[0], dtype=dtype)
+
+
+def state_numbers(query: Tensor, projection: Tensor, causal: bool) -> Tensor:
+    """Room for the states that can be kept, where the compiled fp32 engine may serve.
+
+    It depends on shapes alone, since a compiler has to know it. What is not written takes no memory.
+    """
+    total, heads, dim = query.shape
+    if query.device.type != "cpu" or query.dtype != torch.float32 or causal:
+        return query.new_empty(0)
+    rows = projection.shape[-2]
+    return query.new_empty(total // shortest_kept(rows) * heads * state_size(rows, dim))
+
+
+def shortest_kept(rows: int) -> int:
+    """Length of the shortest segment whose state is kept."""
+    return max(LONG + 1, KEPT_RATIO * rows)
+
+
+def state_size(rows: int, dim: int) -> int:
+    """Numbers of one head's state: values of each feature, sums, the values' centre and the largest weight, in lines of
+    16 numbers."""
+
+    def lines(n: int) -> int:
+        return -(-n // 16) * 16
+
+    return lines(rows) * lines(dim) + lines(rows) + lines(dim) + 16

@@ -78,7 +78,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=names,
         metavar="NAME,NAME",
         help="protformer, protformer-hybrid, protformer-exact, sdpa, softmax, performer-pytorch, "
-        "performer-pytorch-relu, torch-geometric-relu, or all (default: ours, PyTorch's, and the peers of the maps)",
+        "performer-pytorch-relu, torch-geometric-relu, uniform, linformer, reformer, sparse-strided, sparse-fixed, "
+        "sparse-window, or all (default: ours, PyTorch's, and the peers of the maps)",
     )
     add = parser.add_argument_group("other questions").add_argument
     add("--pack", metavar="FASTA", help="time a pack of proteins, lengths from this file, or from the demo set: demo")

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from protformer.attention import Attention, FavorAttention
+from protformer.attention import Attention
 from protformer.features import projection_generator
 from protformer.model.block import Block
 from protformer.model.rotary import Rotary, segment_positions
@@ -64,8 +64,8 @@ class Encoder(nn.Module):
     def redraw_(self, draw: int) -> None:
         """Copy projections of draw number `draw` into every layer: a pure function of (feature_seed, layer, draw)."""
         for layer, attention in enumerate(self.attentions):
-            if isinstance(attention, FavorAttention):
-                attention.redraw_(projection_generator(self.feature_seed, layer, draw))
+            if (redraw := getattr(attention, "redraw_", None)) is not None:
+                redraw(projection_generator(self.feature_seed, layer, draw))
         self.draw = draw
 
     @property

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from protformer.attention import ExactAttention, FavorAttention, HybridAttention
+from protformer.attention import (
+    ExactAttention,
+    FavorAttention,
+    HybridAttention,
+    ReformerAttention,
+    SparseAttention,
+    UniformAttention,
+)
 from protformer.features import GeneralizedFeatures, HyperbolicFeatures, PositiveFeatures
 from protformer.model import Encoder, LanguageModelHead, ProteinEncoder, ProteinModel
 from protformer.model.block import Block
@@ -39,6 +46,13 @@ ATTENTIONS = {
             **shape, features=lambda **s: GeneralizedFeatures(num_features=16, **s), causal=causal
         )
     ),
+    "reformer": lambda causal: lambda **shape: ReformerAttention(**shape, bucket_size=6, causal=causal),
+    "strided": lambda causal: lambda **shape: SparseAttention(**shape, pattern="strided", causal=causal),
+    "fixed": lambda causal: (
+        lambda **shape: SparseAttention(**shape, pattern="fixed", stride=4, expressivity=1, causal=causal)
+    ),
+    "window": lambda causal: lambda **shape: SparseAttention(**shape, pattern="window", window=2, causal=causal),
+    "uniform": lambda causal: lambda **shape: UniformAttention(**shape, causal=causal),
 }
 
 

@@ -18,9 +18,9 @@ from protformer.training.quoting import as_argument
 DEFAULT_STEPS = OmegaConf.load(CONF / "trainer" / "auto.yaml").max_steps
 # what is typed, and what the sentence holds
 BAD = [
-    ("attention=perfomer", ["attention=performer?", "exact, hybrid and performer"]),
-    ("attention=null", ["exact, hybrid and performer"]),
-    ("atention=exakt", ["attention=exact?", "exact, hybrid and performer"]),
+    ("attention=perfomer", ["attention=performer?", "exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
+    ("attention=null", ["exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
+    ("atention=exakt", ["attention=exact?", "exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
     ("logger=null", ["logger=none?"]),
     ("optimizer=sgd", ["adamw and paper"]),
     ("experiment=real_protein", ["experiment=real_proteins?"]),

@@ -1,7 +1,8 @@
-"""The Performer's attention of bf16 inputs on CPUs with AMX (Intel since Sapphire Rapids): one walk over the tokens.
+"""The Performer's attention on CPUs in one walk over the tokens: bf16 with AMX (Intel since Sapphire Rapids), fp32 with
+AVX-512.
 
-The C++ beside this file (`favor_amx.cpp`) is compiled when the package is installed, where there is a compiler. It
-forms features in registers, multiplies in tiles, and works on tensors where they lie; what it cannot serve is left to
+The C++ beside this file is compiled when the package is installed, where there is a compiler: one library for each
+type. It forms features in registers and works on tensors where they lie; what it cannot serve is left to
 `protformer.attention.favor_operator`'s PyTorch path, and `supported` says why. Its threads are PyTorch's own.
 """
 
@@ -13,19 +14,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from protformer.features import NO_ADAPTATION, Adaptation
+from protformer.attention.favor_settings import Answer, Inputs, Settings, row_numbers, shortest_kept, state_numbers
+from protformer.features import Adaptation
 
 __all__ = ["MOST_DIM", "MOST_FEATURES", "backward", "forward", "supported"]
 
 MOST_DIM = 128
 MOST_FEATURES = 512
 _FAMILIES = ("exponential", "relu")
+_LIBRARIES = {torch.bfloat16: "_favor_amx", torch.float32: "_favor_avx512"}
 _UNAVAILABLE = {
-    1: "this CPU has no AVX-512 with bf16",
-    2: "this CPU has no AMX with bf16",
-    3: "the kernel does not let this process use AMX",
+    torch.bfloat16: {
+        1: "this CPU has no AVX-512 with bf16",
+        2: "this CPU has no AMX with bf16",
+        3: "the kernel does not let this process use AMX",
+    },
+    torch.float32: {1: "this CPU has no AVX-512", 3: "the kernel does not let this process use AVX-512"},
 }
 
+_CONSTANTS = ("query_scale", "key_scale", "norm_scale", "tilt", "offset")
 _Pointer, _Strides = ctypes.c_void_p, ctypes.c_int64 * 2
 
 
@@ -35,10 +42,11 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, _Pointer) for name in ("query", "key", "value", "grad_out")),
         *((name, _Pointer) for name in ("out", "grad_query", "grad_key", "grad_value")),
-        *((name, _Pointer) for name in ("cu_seqlens", "projection", "norm_scale", "tilt", "offset")),
+        *((name, _Pointer) for name in ("row_numbers", "states")),
+        *((name, _Pointer) for name in ("cu_seqlens", "projection", *_CONSTANTS)),
         *((name, _Pointer) for name in ("parallel", "redo")),
-        *((name, ctypes.c_int64) for name in ("segments", "total", "shortest")),
-        *((name, _Strides) for name in ("norm_scale_strides", "tilt_strides", "offset_strides")),
+        *((name, ctypes.c_int64) for name in ("segments", "total", "shortest", "shortest_kept")),
+        *((f"{name}_strides", _Strides) for name in _CONSTANTS),
         *((name, ctypes.c_int32) for name in ("heads", "dim", "rows", "projection_heads", "family", "threads")),
         *((name, ctypes.c_float) for name in ("epsilon", "norm_weight")),
     )
@@ -48,164 +56,134 @@ def supported(query: Tensor, projection: Tensor, family: str, causal: bool, adap
     """None where the engine can serve this call, otherwise the reason why not, in words."""
     if query.device.type != "cpu":
         return f"the tensors are on {query.device.type}, not on a CPU"
-    if query.dtype != torch.bfloat16:
-        return f"{query.dtype} is not served, only bf16"
+    if query.dtype not in _LIBRARIES:
+        return f"{query.dtype} is not served, only bf16 and fp32"
     if family not in _FAMILIES:
         return f"the family {family!r} is not written"
     if causal:
         return "causal attention is not written"
-    if adaptation.query_scale is not None or adaptation.key_scale is not None:
+    low = query.dtype == torch.bfloat16
+    if low and (adaptation.query_scale is not None or adaptation.key_scale is not None):
         return "scaled queries and keys are no bf16 numbers"
-    if query.shape[-1] % 32 or not 0 < query.shape[-1] <= MOST_DIM:
-        return f"heads of {query.shape[-1]} dimensions are no multiple of 32 up to {MOST_DIM}"
+    if query.shape[-1] % (32 if low else 1) or not 0 < query.shape[-1] <= MOST_DIM:
+        return f"heads of {query.shape[-1]} dimensions are no {'multiple of 32' if low else 'number'} up to {MOST_DIM}"
     if not 0 < projection.shape[-2] <= MOST_FEATURES:
         return f"{projection.shape[-2]} features are none, or more than {MOST_FEATURES}"
-    return _library()[1]
+    return _library(query.dtype)[1]
 
 
-def forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    projection: Tensor,
-    *,
-    family: str,
-    epsilon: float,
-    norm_weight: float,
-    causal: bool = False,
-    adaptation: Adaptation = NO_ADAPTATION,
-    shortest: int = 0,
-) -> tuple[Tensor, list[int]] | None:
-    """Performer attention of packed segments; for the arguments see `favor_operator.favor_attention`.
+def forward(inputs: Inputs, settings: Settings) -> tuple[Answer, list[int]] | None:
+    """Performer attention of packed segments.
 
     Returns:
-        out `[total, heads, dim]`, and the indices of segments whose logits are out of the plain exponential's range:
-        their rows are undefined, and have to be made by another path. Or None where nothing was done: the call is not
-        `supported`, the projection has entries that are no bf16 numbers, or tensors do not fit together.
+        The answer, and the indices of segments whose logits are out of the plain exponential's range: their rows are
+        undefined, and have to be made by another path. Or None where nothing was done: the call is not `supported`,
+        inputs are bf16 and the projection has entries that are not, or tensors do not fit together.
     """
-    call = _prepare(
-        query, key, value, cu_seqlens, projection, family, epsilon, norm_weight, causal, adaptation, shortest
-    )
+    call = _prepare(inputs, settings)
     if call is None:
         return None
-    out = torch.zeros_like(call.query) if shortest > 1 else torch.empty_like(call.query)
-    call.structure.out = out.data_ptr()
+    out = settings.output_like(call.query)
+    answer = Answer(out, row_numbers(call.query), state_numbers(call.query, call.projection, settings.causal))
+    call.point(out=answer.out, row_numbers=answer.row_numbers, states=answer.states)
     redo = call.run("protformer_favor_forward")
-    return None if redo is None else (out, redo)
+    return None if redo is None else (answer, redo)
 
 
 def backward(
-    grad_out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    projection: Tensor,
-    *,
-    family: str,
-    epsilon: float,
-    norm_weight: float,
-    causal: bool = False,
-    adaptation: Adaptation = NO_ADAPTATION,
-    shortest: int = 0,
-) -> tuple[Tensor, Tensor, Tensor, list[int]] | None:
+    grad_out: Tensor, answer: Answer, inputs: Inputs, settings: Settings
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[int]] | None:
     """Gradients of query, key and value; and as in `forward` the segments to be redone, or None."""
-    call = _prepare(
-        query, key, value, cu_seqlens, projection, family, epsilon, norm_weight, causal, adaptation, shortest
-    )
-    if (
-        call is None
-        or grad_out.shape != query.shape
-        or grad_out.dtype != query.dtype
-        or grad_out.device != query.device
-    ):
+    call = _prepare(inputs, settings)
+    if call is None:
         return None
-    grad_out = grad_out.contiguous()
-    make = torch.zeros_like if shortest > 1 else torch.empty_like
-    grads = make(call.query), make(call.query), make(call.query)
-    call.structure.grad_out = grad_out.data_ptr()
-    call.structure.grad_query, call.structure.grad_key, call.structure.grad_value = (x.data_ptr() for x in grads)
+    room = row_numbers(call.query), state_numbers(call.query, call.projection, settings.causal)
+    if not (_alike(call.query, grad_out, answer.out) and all(map(_alike, room, answer[1:]))):
+        return None
+    grads = settings.output_like(call.query), settings.output_like(call.query), settings.output_like(call.query)
+    call.point(grad_out=grad_out, out=answer.out, row_numbers=answer.row_numbers, states=answer.states)
+    call.point(**dict(zip(("grad_query", "grad_key", "grad_value"), grads, strict=True)))
     redo = call.run("protformer_favor_backward")
-    return None if redo is None else (*grads, redo)
+    return None if redo is None else (grads, redo)
 
 
 class _Prepared:
     """A call's structure, and the tensors that it points to."""
 
-    def __init__(self, query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, projection: Tensor) -> None:
-        self.query, self.key, self.value = query.contiguous(), key.contiguous(), value.contiguous()
+    def __init__(self, inputs: Inputs) -> None:
+        self.query = inputs.query.contiguous()
         # (a copy: what was checked must be what is read)
-        self.cu_seqlens = cu_seqlens.to("cpu", torch.int32, copy=True)
-        self.projection = projection.to("cpu", torch.float32).contiguous()
+        self.cu_seqlens = inputs.cu_seqlens.to("cpu", torch.int32, copy=True)
+        self.projection = inputs.projection.to("cpu", torch.float32).contiguous()
         self.redo = torch.zeros(max(len(self.cu_seqlens) - 1, 0), dtype=torch.uint8)
         self.kept: list[Tensor] = []
         self.structure = _Call()
-        for name in ("query", "key", "value", "cu_seqlens", "projection", "redo"):
-            setattr(self.structure, name, getattr(self, name).data_ptr())
+        self.point(query=self.query, key=inputs.key, value=inputs.value, projection=self.projection)
+        self.point(cu_seqlens=self.cu_seqlens, redo=self.redo)
+
+    def point(self, **tensors: Tensor) -> None:
+        """The fields of these names point to the tensors' numbers, or to copies where they are not contiguous."""
+        for name, tensor in tensors.items():
+            self.kept.append(tensor.contiguous())
+            setattr(self.structure, name, self.kept[-1].data_ptr())
 
     def run(self, name: str) -> list[int] | None:
-        library, _ = _library()
+        library, _ = _library(self.query.dtype)
         assert library is not None
         if getattr(library, name)(ctypes.byref(self.structure)) != 0:
             return None
         return self.redo.nonzero().flatten().tolist() if self.redo.any() else []
 
 
-def _prepare(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seqlens: Tensor,
-    projection: Tensor,
-    family: str,
-    epsilon: float,
-    norm_weight: float,
-    causal: bool,
-    adaptation: Adaptation,
-    shortest: int,
-) -> _Prepared | None:
+def _prepare(inputs: Inputs, settings: Settings) -> _Prepared | None:
     """Everything the library trusts is checked here: it reads and writes wherever these numbers point."""
+    query, key, value, cu_seqlens, projection = inputs
+    adaptation = settings.adaptation
     if query.dim() != 3 or projection.dim() != 3 or cu_seqlens.dim() != 1 or len(cu_seqlens) < 1:
         return None
-    if supported(query, projection, family, causal, adaptation) is not None:
+    if supported(query, projection, settings.family, settings.causal, adaptation) is not None:
         return None
     total, heads, dim = query.shape
-    if any(x.shape != query.shape or x.dtype != query.dtype or x.device != query.device for x in (key, value)):
+    if not _alike(query, key, value):
         return None
     if projection.shape[0] not in (1, heads) or projection.shape[2] != dim or heads < 1 or total >= 2**31:
         return None
-    call = _Prepared(query, key, value, cu_seqlens, projection)
+    call = _Prepared(inputs)
     offsets = call.cu_seqlens
     if int(offsets[0]) < 0 or int(offsets[-1]) > total or bool((offsets[1:] < offsets[:-1]).any()):
         return None
     structure = call.structure
-    structure.segments, structure.total, structure.shortest = len(offsets) - 1, total, shortest
+    structure.segments, structure.total, structure.shortest = len(offsets) - 1, total, settings.shortest
+    structure.shortest_kept = shortest_kept(projection.shape[1])
     structure.heads, structure.dim, structure.rows = heads, dim, projection.shape[1]
-    structure.projection_heads, structure.family = projection.shape[0], _FAMILIES.index(family)
-    structure.epsilon, structure.norm_weight = epsilon, norm_weight
+    structure.projection_heads, structure.family = projection.shape[0], _FAMILIES.index(settings.family)
+    structure.epsilon, structure.norm_weight = settings.epsilon, settings.norm_weight
     structure.parallel = _parallel()
     structure.threads = torch.get_num_threads() if structure.parallel else 1
-    widths = {"norm_scale": (), "tilt": (dim,), "offset": (projection.shape[1],)}
-    for name, width in widths.items():
+    widths = (dim,), (dim,), (), (dim,), (projection.shape[1],)
+    for name, width in zip(_CONSTANTS, widths, strict=True):
         x = getattr(adaptation, name)
         if x is None:
             continue
         if x.shape[0] not in (1, len(offsets) - 1) or x.shape[1] not in (1, heads) or x.shape[2:] != width:
             return None
         x = x.to("cpu", torch.float32).contiguous()
-        call.kept.append(x)
+        call.point(**{name: x})
         strides = (x.stride(i) if x.shape[i] > 1 else 0 for i in range(2))
-        setattr(structure, name, x.data_ptr())
         setattr(structure, f"{name}_strides", _Strides(*strides))
     return call
 
 
+def _alike(like: Tensor, *others: Tensor) -> bool:
+    return all(x.shape == like.shape and x.dtype == like.dtype and x.device == like.device for x in others)
+
+
 @cache
-def _library() -> tuple[ctypes.CDLL | None, str | None]:
-    """The compiled engine, or the reason why there is none."""
+def _library(dtype: torch.dtype) -> tuple[ctypes.CDLL | None, str | None]:
+    """The compiled engine for inputs of a type, or the reason why there is none."""
+    name = _LIBRARIES[dtype]
     here = Path(__file__).parent
-    built = [path for suffix in EXTENSION_SUFFIXES if (path := here / f"_favor_amx{suffix}").exists()]
+    built = [path for suffix in EXTENSION_SUFFIXES if (path := here / f"{name}{suffix}").exists()]
     if not built:
         return None, "the engine was not compiled when protformer was installed (that needs a C++ compiler, on Linux)"
     try:
@@ -216,9 +194,9 @@ def _library() -> tuple[ctypes.CDLL | None, str | None]:
     except (OSError, AttributeError) as error:
         return None, f"{built[0].name} cannot be loaded: {error}"
     if lacking:
-        return None, _UNAVAILABLE[lacking]
-    for name in ("protformer_favor_forward", "protformer_favor_backward"):
-        getattr(library, name).argtypes = (ctypes.POINTER(_Call),)
+        return None, _UNAVAILABLE[dtype][lacking]
+    for function in ("protformer_favor_forward", "protformer_favor_backward"):
+        getattr(library, function).argtypes = (ctypes.POINTER(_Call),)
     return library, None
 
 

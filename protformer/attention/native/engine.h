@@ -1,4 +1,8 @@
 // One call: its work in pieces, and the passes over them.
+//
+// The arithmetic is another header's, which is included first: `amx/operands.h` for bf16 or `avx512/operands.h` for fp32.
+// Both name alike what the engine asks of them (Element, Sizes, Head, Scratch, add_keys, answer_queries, ...); each is
+// compiled into a library of its own.
 
 #pragma once
 
@@ -6,10 +10,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <vector>
 
 #include "memory.h"
 #include "team.h"
+#include "vectors.h"
 
 namespace favor {
 
@@ -19,9 +25,10 @@ struct Piece {
     long begin, end;
     int segment, parts, slot;  // place in the wave's partial states
     int place;                 // place among the wave's long segments
+    bool known;                // whether the state is the forward's
 };
 
-constexpr long WHOLE = 512;  // a segment up to this length is done by one worker from beginning to end
+constexpr long WHOLE = 512;  // a segment up to this length is done by one worker; LONG in favor_settings.py
 constexpr long MOST_PARTS = 64;
 
 static inline long parts_of(long length) {
@@ -33,30 +40,22 @@ template <class Family>
 class Engine {
   public:
     Engine(const Call& call, bool backward) : call_(call), backward_(backward) {
-        sizes_.heads = call.heads;
-        sizes_.dim = call.dim;
-        sizes_.rows = call.rows;
-        sizes_.features = (call.rows + 31) / 32 * 32;
-        sizes_.stride = static_cast<std::size_t>(call.heads) * call.dim;
-        sizes_.dim_steps = call.dim / STEP;
-        sizes_.dim_tiles = call.dim / LANES;
-        sizes_.feature_steps = sizes_.features / STEP;
-        sizes_.feature_tiles = sizes_.features / LANES;
+        sizes_ = make_sizes(call);
         norm_ = -0.5f * call.norm_weight / std::sqrt(static_cast<float>(call.dim));
         weighted_ = Family::stabilised && (norm_ != 0 || call.tilt);
     }
 
     // Fresh memory in few large pages: 16 MB in small ones cost as much time to map as all the arithmetic takes.
-    void advise(bf16* x) const {
+    void advise(Element* x) const {
         constexpr std::uintptr_t huge = std::uintptr_t{2} << 20;
         const auto begin = (reinterpret_cast<std::uintptr_t>(x) + huge - 1) / huge * huge;
-        const auto end = (reinterpret_cast<std::uintptr_t>(x) + 2 * sizes_.stride * call_.total) / huge * huge;
+        const auto end = (reinterpret_cast<std::uintptr_t>(x) + sizeof(Element) * sizes_.stride * call_.total) / huge * huge;
         if (x && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
     }
 
-    // 0, or 1 where the projection has no bf16 numbers, or 2 without memory.
+    // 0, or 1 where the projection cannot be taken as it is, or 2 without memory.
     int serve() {
-        for (bf16* x : {call_.out, call_.grad_query, call_.grad_key, call_.grad_value}) advise(x);
+        for (Element* x : {call_.out, call_.grad_query, call_.grad_key, call_.grad_value}) advise(x);
         thread_local Memory memory;
         long segment = 0;
         for (bool begun = false; !begun || segment < call_.segments; begun = true) {
@@ -79,22 +78,29 @@ class Engine {
     long next_wave(long segment) {
         whole_.clear();
         parts_.clear();
-        long_ = 0;
+        fresh_.clear();
+        kept_.clear();
         for (; segment < call_.segments; ++segment) {
             const long begin = call_.cu_seqlens[segment], end = call_.cu_seqlens[segment + 1], length = end - begin;
             if (length < std::max<long>(call_.shortest, 1)) continue;
             const int index = static_cast<int>(segment);
             if (length <= WHOLE) {
-                whole_.push_back({begin, end, index, 1, 0, 0});
+                whole_.push_back({begin, end, index, 1, 0, 0, false});
                 continue;
             }
             const long parts = parts_of(length);
             if (!parts_.empty() && static_cast<long>(parts_.size()) + parts > MOST_PARTS) break;
             const long size = ((length + parts - 1) / parts + BLOCK - 1) / BLOCK * BLOCK;
             const int count = static_cast<int>((length + size - 1) / size);
-            for (long at = begin; at < end; at += size)
-                parts_.push_back({at, std::min(at + size, end), index, count, static_cast<int>(parts_.size()), long_});
-            ++long_;
+            const bool keeps = KEEPS_STATES && length >= call_.shortest_kept, known = keeps && backward_;
+            const int place = static_cast<int>(kept_.size());
+            for (long at = begin; at < end; at += size) {
+                if (!known) fresh_.push_back(parts_.size());
+                const int slot = static_cast<int>(parts_.size());
+                parts_.push_back({at, std::min(at + size, end), index, count, slot, place, known});
+            }
+            const std::size_t floats = call_.heads * sizes_.kept_floats();
+            kept_.push_back(keeps ? call_.states + states_++ * floats : nullptr);
         }
         return segment;
     }
@@ -107,16 +113,16 @@ class Engine {
     }
 
     void lay_out(Layout& layout) {
-        const std::size_t plain = std::size_t(sizes_.dim_steps) * sizes_.feature_tiles * LEFT;
         heads_.assign(call_.projection_heads, {});
-        for (Projection& head : heads_)
-            head = {layout.take<bf16>(plain), layout.take<bf16>(plain), layout.take<bf16>(plain)};
+        for (Projection& head : heads_) head = take_projection(sizes_, layout);
         log_weights_ = backward_ && weighted_ ? layout.take<float>(std::size_t(call_.heads) * call_.total) : nullptr;
         partial_ = layout.take<float>(parts_.size() * call_.heads * sizes_.state_floats());
         largest_ = layout.take<float>(parts_.size() * call_.heads);
         operands_.clear();
-        for (long i = 0; i < static_cast<long>(long_) * call_.heads; ++i)
-            operands_.push_back(take_operands(sizes_, backward_, layout));
+        for (float* kept : kept_)
+            for (int head = 0; head < call_.heads; ++head)
+                operands_.push_back(
+                    take_operands(sizes_, backward_, layout, kept ? kept + head * sizes_.kept_floats() : nullptr));
         workers_.assign(call_.threads, {});
         for (Worker& worker : workers_) {
             worker.scratch = take_scratch(sizes_, backward_, layout);
@@ -124,30 +130,28 @@ class Engine {
             worker.state = layout.take<float>(call_.heads * sizes_.state_floats());
             worker.largest = layout.take<float>(call_.heads);
             for (int head = 0; head < call_.heads; ++head)
-                worker.operands.push_back(take_operands(sizes_, backward_, layout));
+                worker.operands.push_back(take_operands(sizes_, backward_, layout, nullptr));
         }
     }
 
     bool pack() {
         bool exact = true;
-        for (std::size_t i = 0; i < heads_.size(); ++i) {
-            const float* weight = call_.projection + i * sizes_.rows * sizes_.dim;
-            exact &= pack_projection(sizes_, weight, heads_[i].left, heads_[i].over_dims, heads_[i].over_features);
-        }
+        for (std::size_t i = 0; i < heads_.size(); ++i)
+            exact &= pack_projection(sizes_, call_.projection + i * sizes_.rows * sizes_.dim, heads_[i]);
         return exact;
     }
 
     void serve_wave() {
         const std::size_t floats = sizes_.state_floats();
-        const int heads = call_.heads, sharing = groups(parts_.size() + whole_.size());
+        const int heads = call_.heads, sharing = groups(fresh_.size() + whole_.size());
         const auto first_head = [=](int group, int of) { return group * heads / of; };
-        const long early = static_cast<long>(parts_.size() * sharing);
+        const long early = static_cast<long>(fresh_.size() * sharing);
         run(call_, early + static_cast<long>(whole_.size()) * sharing, [&](long task, int worker) {
             const int group = static_cast<int>(task % sharing);
             const int begin = first_head(group, sharing), end = first_head(group + 1, sharing);
             Worker& mine = workers_[worker];
             if (task < early) {
-                const Piece& piece = parts_[task / sharing];
+                const Piece& piece = parts_[fresh_[task / sharing]];
                 float* largest = largest_ + piece.slot * heads;
                 key_pass(piece, begin, end, partial_ + piece.slot * heads * floats, largest, mine.scratch);
                 return;
@@ -188,6 +192,7 @@ class Engine {
             });
         };
         each_segment([&](const Piece& piece, std::size_t at, const Operands& operands) {
+            if (piece.known) return reopen_state(sizes_, operands.state);
             finish_state(sizes_, partial_ + at * floats, heads * floats, largest_ + at, heads, piece.parts,
                          operands.state, backward_);
         });
@@ -213,12 +218,9 @@ class Engine {
             return x ? x + piece.segment * strides[0] + head * strides[1] : nullptr;
         };
         const float* scale = entry(call_.norm_scale, call_.norm_scale_strides);
-        return {projection.left,
-                projection.over_dims,
-                projection.over_features,
-                scale ? norm_ * *scale : norm_,
-                entry(call_.tilt, call_.tilt_strides),
-                entry(call_.offset, call_.offset_strides)};
+        return make_head(projection, scale ? norm_ * *scale : norm_, entry(call_.tilt, call_.tilt_strides),
+                         entry(call_.offset, call_.offset_strides), entry(call_.query_scale, call_.query_scale_strides),
+                         entry(call_.key_scale, call_.key_scale_strides));
     }
 
     // body(head, its constants, rows from, rows to) chunk by chunk, heads in turn, and the next chunk's rows on their
@@ -232,9 +234,9 @@ class Engine {
                 const long from = stop + (after - stop) * (h - begin) / (end - begin);
                 const long to = stop + (after - stop) * (h + 1 - begin) / (end - begin);
                 scratch.ahead.begin(from * sizes_.stride + static_cast<std::size_t>(begin) * sizes_.dim,
-                                    static_cast<std::size_t>(end - begin) * sizes_.dim_steps, sizes_.stride, to - from);
+                                    static_cast<std::size_t>(end - begin) * sizes_.dim, sizes_.stride, to - from);
                 const Head head = head_of(piece, h);
-                set_starts(sizes_, head, scratch);
+                set_head(sizes_, head, scratch);
                 for (long row = chunk; row < stop; row += step)
                     body(h, head, row, static_cast<int>(std::min(step, stop - row)));
                 while (scratch.ahead.left > 0) scratch.ahead.fetch();
@@ -242,18 +244,17 @@ class Engine {
         }
     }
 
-    const bf16* rows(const bf16* x, long row, int head) const { return x + row * sizes_.stride + head * sizes_.dim; }
-    bf16* rows(bf16* x, long row, int head) const { return x + row * sizes_.stride + head * sizes_.dim; }
-    float* weights(long row, int head) const {
-        return log_weights_ ? log_weights_ + head * call_.total + row : nullptr;
+    template <class T>
+    T* rows(T* x, long row, int head) const {
+        return x + row * sizes_.stride + head * sizes_.dim;
     }
+    // a place in [heads, total], if there is such a tensor
+    float* number(float* x, long row, int head) const { return x ? x + head * call_.total + row : nullptr; }
 
-    static Ahead ahead(const bf16* x, const bf16* y, const bf16* out, const bf16* other) {
+    static Ahead ahead(std::initializer_list<const Element*> read, std::initializer_list<const Element*> written) {
         Ahead result{};
-        result.read[0] = x;
-        result.read[1] = y;
-        result.written[0] = out;
-        result.written[1] = other;
+        std::copy(read.begin(), read.end(), result.read);
+        std::copy(written.begin(), written.end(), result.written);
         return result;
     }
 
@@ -264,21 +265,22 @@ class Engine {
     void key_pass(const Piece& piece, int begin, int end, float* states, float* largest, Scratch& scratch) {
         Range range;
         if (!Family::stabilised) std::fill(largest + begin, largest + end, 0.0f);
-        walk(piece, begin, end, ahead(call_.key, call_.value, nullptr, nullptr), scratch, BLOCK,
+        walk(piece, begin, end, ahead({call_.key, call_.value}, {}), scratch, BLOCK,
              [&](int h, const Head& head, long row, int count) {
                  add_keys<Family>(sizes_, head, rows(call_.key, row, h), rows(call_.value, row, h), count,
                                   call_.epsilon, states + h * sizes_.state_floats(), largest[h], row == piece.begin,
-                                  weights(row, h), scratch, range);
+                                  number(log_weights_, row, h), scratch, range);
              });
         report(piece, range);
     }
 
     void query_pass(const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
         Range range;
-        walk(piece, begin, end, ahead(call_.query, nullptr, call_.out, nullptr), scratch, SUB,
+        walk(piece, begin, end, ahead({call_.query}, {call_.out}), scratch, SUB,
              [&](int h, const Head& head, long row, int count) {
                  answer_queries<Family>(sizes_, head, rows(call_.query, row, h), count, call_.epsilon,
-                                        operands[h].state, rows(call_.out, row, h), scratch, range);
+                                        operands[h].state, rows(call_.out, row, h),
+                                        number(call_.row_numbers, row, h), scratch, range);
              });
         report(piece, range);
     }
@@ -286,10 +288,11 @@ class Engine {
     void grad_query_pass(const Piece& piece, int begin, int end, const Operands* operands, float* states,
                          Scratch& scratch) {
         Range range;
-        walk(piece, begin, end, ahead(call_.query, call_.grad_out, call_.grad_query, nullptr), scratch, BLOCK,
+        walk(piece, begin, end, ahead({call_.query, call_.grad_out, READS_OUTPUT ? call_.out : nullptr}, {call_.grad_query}), scratch, BLOCK,
              [&](int h, const Head& head, long row, int count) {
                  grade_queries<Family>(sizes_, head, rows(call_.query, row, h), rows(call_.grad_out, row, h), count,
-                                       call_.epsilon, operands[h].state, rows(call_.grad_query, row, h),
+                                       call_.epsilon, operands[h].state, rows(call_.out, row, h),
+                                       number(call_.row_numbers, row, h), rows(call_.grad_query, row, h),
                                        states + h * sizes_.state_floats(), row == piece.begin, scratch, range);
              });
         report(piece, range);
@@ -297,17 +300,15 @@ class Engine {
 
     void grad_key_pass(const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
         Range range;
-        walk(piece, begin, end, ahead(call_.key, call_.value, call_.grad_key, call_.grad_value), scratch, SUB,
+        walk(piece, begin, end, ahead({call_.key, call_.value}, {call_.grad_key, call_.grad_value}), scratch, SUB,
              [&](int h, const Head& head, long row, int count) {
                  grade_keys<Family>(sizes_, head, rows(call_.key, row, h), rows(call_.value, row, h), count,
-                                    call_.epsilon, weights(row, h), *operands[h].state.largest, operands[h].grads,
+                                    call_.epsilon, number(log_weights_, row, h), *operands[h].state.largest, operands[h].grads,
                                     rows(call_.grad_key, row, h), rows(call_.grad_value, row, h), scratch, range);
              });
+        report(piece, range);
     }
 
-    struct Projection {
-        bf16 *left, *over_dims, *over_features;
-    };
     struct Worker {
         Scratch scratch;
         float *state, *largest;
@@ -320,7 +321,9 @@ class Engine {
     float norm_;
     bool weighted_;
     std::vector<Piece> whole_, parts_;
-    int long_ = 0;  // segments in parts
+    std::vector<std::size_t> fresh_;  // parts without a state yet
+    std::vector<float*> kept_;        // [long segments] where their states are kept, or null
+    std::size_t states_ = 0;          // kept so far
     std::vector<Projection> heads_;
     std::vector<Operands> operands_;  // [long segments][heads]
     std::vector<Worker> workers_;

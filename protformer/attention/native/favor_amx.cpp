@@ -50,6 +50,7 @@ EXPORTED int protformer_favor_available() {
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,amx-tile,amx-bf16")
 #endif
 
+#include "amx/operands.h"
 #include "engine.h"
 
 // Whether the library and the door mean the same by a call.

@@ -5,21 +5,23 @@
 #include <algorithm>
 #include <atomic>
 
-#include "tiles.h"
-
 namespace favor {
 
 // As in __init__.py, field by field. Strides of what differs between segments or heads are 0 where it does not.
 struct Call {
-    const bf16 *query, *key, *value, *grad_out;  // [total, heads, dim]
-    bf16 *out, *grad_query, *grad_key, *grad_value;
-    const std::int32_t* cu_seqlens;           // [segments + 1]
-    const float* projection;                  // [1 or heads, rows, dim]
-    const float *norm_scale, *tilt, *offset;  // one number, [dim], [rows]; or null
-    void* parallel;                           // GOMP_parallel, or null for one thread
-    std::uint8_t* redo;                       // [segments] set where logits are out of range
-    std::int64_t segments, total, shortest;
-    std::int64_t norm_scale_strides[2], tilt_strides[2], offset_strides[2];  // to the next segment, the next head
+    const Element *query, *key, *value, *grad_out;  // [total, heads, dim]
+    Element *out, *grad_query, *grad_key, *grad_value;
+    float* row_numbers;  // [heads, total], a forward leaves them to its backward
+    float* states;       // likewise, of segments of at least `shortest_kept` rows
+    const std::int32_t* cu_seqlens;  // [segments + 1]
+    const float* projection;         // [1 or heads, rows, dim]
+    // [dim], [dim], one number, [dim], [rows]; or null
+    const float *query_scale, *key_scale, *norm_scale, *tilt, *offset;
+    void* parallel;      // GOMP_parallel, or null for one thread
+    std::uint8_t* redo;  // [segments] set where logits are out of range
+    std::int64_t segments, total, shortest, shortest_kept;
+    // to the next segment, the next head
+    std::int64_t query_scale_strides[2], key_scale_strides[2], norm_scale_strides[2], tilt_strides[2], offset_strides[2];
     std::int32_t heads, dim, rows, projection_heads, family, threads;
     float epsilon, norm_weight;
 };
@@ -35,7 +37,7 @@ struct Team {
     static void enter(void* self) {
         Team& team = *static_cast<Team*>(self);
         const int worker = team.workers.fetch_add(1);
-        const Tiles tiles;
+        const Thread thread;
         for (long task; (task = team.next.fetch_add(1)) < team.tasks;) team.body(task, worker);
     }
 };

@@ -12,6 +12,7 @@ import torch
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.attention_benchmark import crossover, packs
+from protformer.evaluation.attention_benchmark.baselines import BASELINES, Baseline
 from protformer.evaluation.attention_benchmark.cases import DIRECTIONS, DTYPE_NAMES, DTYPES, Case
 from protformer.evaluation.attention_benchmark.contenders import (
     MAPS,
@@ -39,8 +40,9 @@ IMPLEMENTATIONS: dict[str, Callable[["Settings"], list[Contender]]] = {
     "performer-pytorch": lambda chosen: [PerformerPytorch(m, "positive") for m in chosen.features],
     "performer-pytorch-relu": lambda chosen: [PerformerPytorch(m, "relu") for m in chosen.features],
     "torch-geometric-relu": lambda chosen: [TorchGeometric(m) for m in chosen.features],
+    **{name: lambda chosen, name=name: [Baseline(name)] for name in BASELINES},
 }
-PACKED = (Performer, Exact, Sdpa)
+PACKED = (Performer, Exact, Baseline, Sdpa)
 """Contenders that can be given a pack; `Hybrid` is a `Performer`."""
 
 
@@ -94,7 +96,8 @@ class Settings:
         if self.implementations and "all" in self.implementations:
             settle("implementations", tuple(IMPLEMENTATIONS))
         if self.pack and not any(isinstance(contender, PACKED) for contender in self.contenders(pack=True)):
-            raise ProtformerError("--pack times protformer, protformer-hybrid, protformer-exact and sdpa: name one.")
+            known = ("protformer", "protformer-hybrid", "protformer-exact", *BASELINES, "sdpa")
+            raise ProtformerError(f"--pack times {', '.join(known)}: name one.")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ProtformerError("--device cuda: PyTorch sees no CUDA GPU here; leave it out to time the CPU.")
 

@@ -80,8 +80,8 @@ static inline void form_grads(const Sizes& sizes, Rows grad_out, const float (&r
 // Gradients of up to BLOCK queries, and their share of dS.
 template <class Family>
 static inline void grade_queries(const Sizes& sizes, const Head& head, const bf16* query, const bf16* grad_out,
-                                 int count, float epsilon, const State& state, bf16* grad_query, float* grad_state,
-                                 bool first, Scratch& scratch, Range& range) {
+                                 int count, float epsilon, const State& state, const bf16*, const float*, bf16* grad_query,
+                                 float* grad_state, bool first, Scratch& scratch, Range& range) {
     const int steps = (count + SUB - 1) / SUB;
     const __m512 added = _mm512_set1_ps(epsilon);
     for (int step = 0; step < steps; ++step) {
@@ -157,7 +157,7 @@ static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size
         __m512 added =
             _mm512_add_ps(_mm512_loadu_ps(row_of(sizes.dim, column)), _mm512_loadu_ps(row_of(sizes.dim + 1, column)));
         const int left = sizes.rows - column * LANES;
-        const __mmask16 there = left >= LANES ? 0xffff : left <= 0 ? 0 : (1 << left) - 1;
+        const __mmask16 there = lanes(left);
         for (int d = 0; d < sizes.dim; d += 2) {
             const __m512 a = _mm512_maskz_loadu_ps(there, row_of(d, column));
             const __m512 b = _mm512_maskz_loadu_ps(there, row_of(d + 1, column));

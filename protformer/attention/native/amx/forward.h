@@ -51,7 +51,7 @@ static inline void turn_keys(const Sizes& sizes, const Head& head, Rows keys, in
                 }
         }
         const int left = count - part * LANES;
-        const __mmask16 there = left >= LANES ? 0xffff : left <= 0 ? 0 : (1 << left) - 1;
+        const __mmask16 there = lanes(left);
         const __m512 weight = _mm512_fmadd_ps(_mm512_add_ps(even, odd), _mm512_set1_ps(head.norm), tilted);
         weights[part] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), there, weight);
     }
@@ -103,7 +103,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const bf16* ke
         }
         for (int part = 0; part < 2 * steps; ++part) {
             const int left = count - part * LANES;
-            const __mmask16 there = left >= LANES ? 0xffff : left <= 0 ? 0 : (1 << left) - 1;
+            const __mmask16 there = lanes(left);
             if (log_weights) _mm512_mask_storeu_ps(log_weights + part * LANES, there, shifts[part]);
             const __m512 shift = _mm512_sub_ps(shifts[part], _mm512_set1_ps(largest));
             shifts[part] = _mm512_mul_ps(shift, _mm512_set1_ps(LOG2E));
@@ -212,6 +212,8 @@ static inline void finish_state(const Sizes& sizes, float* parts, std::size_t ne
         }
 }
 
+static inline void reopen_state(const Sizes&, const State&) {}
+
 // Numerators, counted from the centre, and the reciprocals of denominators of 32 rows whose features are formed.
 static inline void read_state(const Sizes& sizes, const State& state, Scratch& scratch, float (&reciprocals)[SUB]) {
     const std::size_t width = sizes.joint_tiles();
@@ -236,7 +238,7 @@ static inline void read_state(const Sizes& sizes, const State& state, Scratch& s
 // Output rows of up to 32 queries.
 template <class Family>
 static inline void answer_queries(const Sizes& sizes, const Head& head, const bf16* query, int count, float epsilon,
-                                  const State& state, bf16* out, Scratch& scratch, Range& range) {
+                                  const State& state, bf16* out, float*, Scratch& scratch, Range& range) {
     const Rows rows = whole_rows(sizes, query, count, scratch.tails[0]);
     row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride), nullptr, epsilon, scratch, nullptr, nullptr,
                          range);

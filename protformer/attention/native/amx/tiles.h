@@ -1,4 +1,4 @@
-// AMX tiles and AVX-512 vectors: products of tiles, transposition, 2^x, rounding to bf16.
+// AMX tiles, their products, and vectors that are rounded to bf16.
 //
 // A tile is 16 rows of 64 bytes, 1 KiB, and lies contiguous in every buffer of this engine:
 //     left operand    16 rows     x 32 numbers of the summed dimension (bf16)
@@ -9,26 +9,17 @@
 
 #pragma once
 
-#include <immintrin.h>
-
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC 12 warns of its own intrinsics (its bug 105593)
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
-#include <cstddef>
-#include <cstdint>
+#include "../vectors.h"
 
 namespace favor {
 
 using bf16 = std::uint16_t;
+using Element = bf16;
 
-constexpr int LANES = 16;    // rows of a tile, fp32 numbers of a vector
+// (LANES is the number of rows of a tile, too)
 constexpr int STEP = 32;     // numbers of the summed dimension in a tile
 constexpr int LEFT = 512;    // bf16 numbers in a tile
 constexpr int RESULT = 256;  // fp32 numbers in a tile
-constexpr float LOG2E = 1.44269504088896341f;
 
 // The compiler takes tile loads for instructions that touch no memory; nothing may move across this.
 static inline void fence_tiles() { asm volatile("" ::: "memory"); }
@@ -66,6 +57,7 @@ class Tiles {
   private:
     TileConfig before_;
 };
+using Thread = Tiles;  // what a thread has while it works
 
 // Where a left operand lies: its first tile, bytes between rows, bf16 numbers to the next 16 rows and the next step.
 struct Left {
@@ -182,9 +174,6 @@ static inline bf16 to_bf16(float x) {
     return static_cast<bf16>(bits >> 16);
 }
 
-static inline __m512i load(const void* x) { return _mm512_loadu_si512(x); }
-static inline void store(void* x, __m512i y) { _mm512_storeu_si512(x, y); }
-
 // One row of a right operand from [a0 .. a15, b0 .. b15]: [a0, b0, a1, b1, ...].
 static inline __m512i interleave(__m512i halves) {
     alignas(64) static const std::uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
@@ -199,46 +188,6 @@ static inline void interleave_rows(__m512i a, __m512i b, bf16* first, bf16* seco
     const __m512i order = load(low);
     store(first, _mm512_permutex2var_epi16(a, order, b));
     store(second, _mm512_permutex2var_epi16(a, _mm512_add_epi16(order, _mm512_set1_epi16(16)), b));
-}
-
-// 16 x 16 numbers of 32 bits, in registers. A left operand's tile becomes a right operand's by it, and the reverse:
-// the pairs of its 32 numbers a row are the right operand's pairs.
-static inline __attribute__((always_inline)) void transpose(__m512i (&x)[16]) {
-    __m512i y[16];
-    for (int i = 0; i < 16; i += 4) {
-        const __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
-        const __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
-        y[i] = _mm512_unpacklo_epi64(a, c);
-        y[i + 1] = _mm512_unpackhi_epi64(a, c);
-        y[i + 2] = _mm512_unpacklo_epi64(b, d);
-        y[i + 3] = _mm512_unpackhi_epi64(b, d);
-    }
-    for (int i = 0; i < 4; ++i) {
-        const __m512i a = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_i32x4(y[i], y[i + 4], 0xdd);
-        const __m512i c = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0x88);
-        const __m512i d = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0xdd);
-        x[i] = _mm512_shuffle_i32x4(a, c, 0x88);
-        x[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
-        x[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
-        x[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
-    }
-}
-
-// Sums over the lanes of each of 16 vectors.
-static inline __m512 lane_sums(const __m512 (&x)[16]) {
-    __m512 y[8];
-    for (int i = 0; i < 8; ++i) {
-        const __m512 a = x[2 * i], b = x[2 * i + 1];
-        y[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    }
-    __m512 z[4];
-    for (int i = 0; i < 4; ++i) {
-        const __m512d a = _mm512_castps_pd(y[2 * i]), b = _mm512_castps_pd(y[2 * i + 1]);
-        z[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
-    }
-    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(z[0], z[1], 0x88), _mm512_shuffle_f32x4(z[0], z[1], 0xdd));
-    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(z[2], z[3], 0x88), _mm512_shuffle_f32x4(z[2], z[3], 0xdd));
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
 }  // namespace favor

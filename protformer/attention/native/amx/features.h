@@ -3,12 +3,14 @@
 #pragma once
 
 #include "tiles.h"
+// (which says what an Element is)
+#include "../team.h"
 
 namespace favor {
 
+constexpr bool READS_OUTPUT = false, KEEPS_STATES = false;  // a backward forms them anew
 constexpr int BLOCK = 128;         // rows that a product over tokens takes at once
 constexpr int SUB = 32;            // rows whose features are formed at once
-constexpr float PLAIN_RANGE = 30;  // logits up to this size need no stabiliser, as in protformer/features/families.py
 
 // `features` is padded to a multiple of 32 by rows of zeros in the projection: whatever feature they have meets zeros
 // in the states, and nothing of it is seen.
@@ -19,8 +21,23 @@ struct Sizes {
 
     std::size_t joint_tiles() const { return dim_tiles + 1; }  // values' columns and one tile for what belongs to ones
     std::size_t state_tiles() const { return feature_tiles * joint_tiles(); }
+    std::size_t kept_floats() const { return 0; }
     std::size_t state_floats() const { return state_tiles() * RESULT; }
 };
+
+static inline Sizes make_sizes(const Call& call) {
+    Sizes x{};
+    x.heads = call.heads;
+    x.dim = call.dim;
+    x.rows = call.rows;
+    x.features = (call.rows + 31) / 32 * 32;
+    x.stride = static_cast<std::size_t>(call.heads) * call.dim;
+    x.dim_steps = call.dim / STEP;
+    x.dim_tiles = call.dim / LANES;
+    x.feature_steps = x.features / STEP;
+    x.feature_tiles = x.features / LANES;
+    return x;
+}
 
 // The projection W of one head as operands, and the constants of one segment's keys.
 struct Head {
@@ -33,34 +50,7 @@ struct Head {
     bool weighted() const { return norm != 0 || tilt; }
 };
 
-// Lines that will be needed soon, fetched one by one between arithmetic, because a burst of them blocks every other
-// load. All heads' lines of a row in turn, where heads by themselves would take two of each. Tensors have the same
-// layout, so that one distance serves those that will be read and those that will be written.
-struct Ahead {
-    const bf16 *read[2], *written[2];  // null where there are fewer
-    std::size_t at, skip;  // numbers from the tensors' beginnings; and from a row's last line to the next row
-    long line, lines, left;
-
-    void begin(std::size_t first, std::size_t row_lines, std::size_t stride, long rows) {
-        at = first;
-        skip = stride - 32 * row_lines;
-        line = 0;
-        lines = static_cast<long>(row_lines);
-        left = rows * lines;
-    }
-    void fetch() {
-        if (left == 0) return;
-        --left;
-        for (const bf16* x : read)
-            if (x) _mm_prefetch(reinterpret_cast<const char*>(x + at), _MM_HINT_T1);
-        for (const bf16* x : written)
-            if (x) asm volatile("prefetchw %0" ::"m"(x[at]));
-        at += 32;
-        if (++line < lines) return;
-        line = 0;
-        at += skip;
-    }
-};
+using Ahead = AheadOf<bf16>;
 
 // One worker's buffers, each of a fixed place in its own memory. Tiles unless said otherwise.
 struct Scratch {
@@ -106,19 +96,6 @@ struct Relu {
     }
 };
 
-// The largest |logit| so far. (NaN is passed over; it arrives in the output by itself.)
-struct Range {
-    __m512 largest;
-    Range() { largest = _mm512_setzero_ps(); }  // (written out: GCC makes implicit ones for the plainest CPU)
-    static __m512 larger(__m512 a, __m512 b) { return _mm512_range_ps(a, b, 0x0b); }
-    void see(const __m512 (&x)[8]) {  // (as a tree: a chain of them would be slower than the exponentials)
-        const __m512 a = larger(larger(x[0], x[1]), larger(x[2], x[3]));
-        const __m512 b = larger(larger(x[4], x[5]), larger(x[6], x[7]));
-        largest = larger(larger(a, b), largest);
-    }
-    bool left() const { return _mm512_reduce_max_ps(largest) > PLAIN_RANGE; }
-};
-
 // `count` rows of one head, followed by zeros up to a multiple of SUB rows. Whole blocks are taken where they lie.
 struct Rows {
     const bf16* at;
@@ -135,7 +112,7 @@ static inline Rows whole_rows(const Sizes& sizes, const bf16* x, int count, bf16
 }
 
 // Offsets as what the products of logits start from: by features for keys' states, by tokens otherwise.
-static inline void set_starts(const Sizes& sizes, const Head& head, Scratch& scratch) {
+static inline void set_head(const Sizes& sizes, const Head& head, Scratch& scratch) {
     if (!head.offset) return;
     float* by_features = scratch.starts;
     float* by_tokens = scratch.starts + sizes.feature_steps * 4 * RESULT;

@@ -1,0 +1,76 @@
+// What a call and its workers keep, and where it lies.
+
+#pragma once
+
+#include "../memory.h"
+#include "backward.h"
+
+namespace favor {
+
+// What finished states of one segment and head are kept in.
+struct Operands {
+    State state;
+    GradState grads;
+};
+
+// `kept`: where the state lies that the backward reads, or null.
+static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& layout, float* kept) {
+    const std::size_t size = static_cast<std::size_t>(sizes.features) * sizes.width;
+    if (!kept) kept = layout.take<float>(sizes.kept_floats());
+    Operands x{};
+    x.state.values = kept;
+    x.state.sums = kept + size;
+    x.state.centre = x.state.sums + sizes.features;
+    x.state.largest = x.state.centre + sizes.width;
+    if (!backward) return x;
+    x.state.panels = layout.take<float>(size);
+    x.grads.values = layout.take<float>(size);
+    x.grads.panels = layout.take<float>(size);
+    x.grads.sums = layout.take<float>(sizes.features);
+    x.grads.centre = layout.take<float>(sizes.width);
+    return x;
+}
+
+static inline Scratch take_scratch(const Sizes& sizes, bool backward, Layout& layout) {
+    const std::size_t rows = static_cast<std::size_t>(BLOCK) * sizes.width;
+    Scratch x{};
+    x.x = layout.take<float>(rows);
+    x.values = layout.take<float>(rows);
+    x.features = layout.take<float>(GROUP * BLOCK);
+    x.joint = layout.take<float>(rows);
+    x.shifts = layout.take<float>(BLOCK);
+    x.sums = layout.take<float>(BLOCK);
+    if (!backward) return x;
+    x.turned = layout.take<float>(rows);
+    x.grads = layout.take<float>(GROUP * BLOCK);
+    x.others = layout.take<float>(rows);
+    x.last = layout.take<float>(BLOCK);
+    return x;
+}
+
+// W of one head as its two operands.
+struct Projection {
+    float *panels, *weight;
+};
+
+static inline Projection take_projection(const Sizes& sizes, Layout& layout) {
+    const std::size_t size = static_cast<std::size_t>(sizes.features) * sizes.width;
+    return {layout.take<float>(size), layout.take<float>(size)};
+}
+
+static inline Head make_head(const Projection& projection, float norm, const float* tilt, const float* offset,
+                             const float* query_scale, const float* key_scale) {
+    return {projection.panels, projection.weight, norm, tilt, offset, query_scale, key_scale};
+}
+
+// Always true: every number is taken as it is.
+static inline bool pack_projection(const Sizes& sizes, const float* weight, const Projection& out) {
+    for (int row = 0; row < sizes.features; ++row)
+        for (int d = 0; d < sizes.width; ++d)
+            out.weight[static_cast<std::size_t>(row) * sizes.width + d] =
+                row < sizes.rows && d < sizes.dim ? weight[static_cast<std::size_t>(row) * sizes.dim + d] : 0;
+    pack_panels(sizes, out.weight, out.panels);
+    return true;
+}
+
+}  // namespace favor

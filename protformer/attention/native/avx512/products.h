@@ -1,0 +1,86 @@
+// Products of fp32 matrices on AVX-512, 8 rows by up to 32 columns at a time in registers, and e^x.
+//
+// The left operand is read number by number, the right one by vectors along its rows:
+//     c[i][j] += sum over k of a[i I + k K] b[k next + j]
+// I and K are known to the compiler, so that every number has its place in one instruction.
+
+#pragma once
+
+#include <type_traits>
+
+#include "../vectors.h"
+
+namespace favor {
+
+using Element = float;
+
+struct Thread {
+    Thread() {}
+};
+
+constexpr int ROWS = 8;  // of a product, formed at once
+
+template <int N, int I, int K>
+static inline __attribute__((always_inline)) void multiply(__m512 (&c)[ROWS * N], const float* a, const float* b,
+                                                           std::size_t next, int count) {
+    for (int k = 0; k < count; ++k, a += K, b += next) {
+        __m512 right[N];
+#pragma GCC unroll 2
+        for (int j = 0; j < N; ++j) right[j] = _mm512_load_ps(b + j * LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; ++i) {
+            const __m512 left = _mm512_set1_ps(a[i * I]);
+#pragma GCC unroll 2
+            for (int j = 0; j < N; ++j) c[i * N + j] = _mm512_fmadd_ps(left, right[j], c[i * N + j]);
+        }
+    }
+}
+
+// c = a b, or c += a b, for 8 rows and `vectors` vectors of columns; rows of b and c are equally long.
+template <int I, int K>
+static inline void add_product(float* c, bool fresh, const float* a, const float* b, int vectors, int count) {
+    const std::size_t next = static_cast<std::size_t>(vectors) * LANES;
+    const auto columns = [&](auto several, int column) __attribute__((always_inline)) {
+        constexpr int N = decltype(several)::value;
+        float* const at = c + column * LANES;
+        __m512 x[ROWS * N];
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS * N; ++i)
+            x[i] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(at + i / N * next + i % N * LANES);
+        multiply<N, I, K>(x, a, b + column * LANES, next, count);
+#pragma GCC unroll 16
+        for (int i = 0; i < ROWS * N; ++i) _mm512_store_ps(at + i / N * next + i % N * LANES, x[i]);
+    };
+    int column = 0;
+    for (; column + 2 <= vectors; column += 2) columns(std::integral_constant<int, 2>(), column);
+    if (column < vectors) columns(std::integral_constant<int, 1>(), column);
+}
+
+// x = e^x for each, within two units in the last place; 0 for very negative x. Several at once, step by step: in turn
+// their long chains of dependent steps would fill the scheduler. (Coefficients: the Cephes library's expf.)
+template <int N>
+static inline __attribute__((always_inline)) void exponential(__m512 (&x)[N]) {
+    constexpr float coefficients[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
+                                      5.0000001201e-1f};
+    __m512 n[N], p[N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) n[i] = _mm512_roundscale_ps(_mm512_mul_ps(x[i], _mm512_set1_ps(LOG2E)), 0x08);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) x[i] = _mm512_fnmadd_ps(n[i], _mm512_set1_ps(0.693359375f), x[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) x[i] = _mm512_fnmadd_ps(n[i], _mm512_set1_ps(-2.12194440e-4f), x[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) p[i] = _mm512_set1_ps(1.9875691500e-4f);
+#pragma GCC unroll 8
+    for (const float coefficient : coefficients)
+#pragma GCC unroll 16
+        for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], x[i], _mm512_set1_ps(coefficient));
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], x[i], _mm512_set1_ps(1.0f));
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], x[i], _mm512_set1_ps(1.0f));
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) x[i] = _mm512_scalef_ps(p[i], n[i]);
+}
+
+}  // namespace favor

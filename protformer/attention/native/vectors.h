@@ -1,0 +1,113 @@
+// AVX-512 vectors: what the engines of both precisions need of them.
+
+#pragma once
+
+#include <immintrin.h>
+
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 warns of its own intrinsics (its bug 105593)
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+#include <cstddef>
+#include <cstdint>
+
+namespace favor {
+
+constexpr int LANES = 16;  // fp32 numbers of a vector
+constexpr float LOG2E = 1.44269504088896341f;
+constexpr float PLAIN_RANGE = 30;  // logits up to this size need no stabiliser, as in protformer/features/families.py
+
+static inline __m512i load(const void* x) { return _mm512_loadu_si512(x); }
+static inline void store(void* x, __m512i y) { _mm512_storeu_si512(x, y); }
+
+// 16 x 16 numbers of 32 bits, in registers.
+static inline __attribute__((always_inline)) void transpose(__m512i (&x)[16]) {
+    __m512i y[16];
+    for (int i = 0; i < 16; i += 4) {
+        const __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+        const __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+        y[i] = _mm512_unpacklo_epi64(a, c);
+        y[i + 1] = _mm512_unpackhi_epi64(a, c);
+        y[i + 2] = _mm512_unpacklo_epi64(b, d);
+        y[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int i = 0; i < 4; ++i) {
+        const __m512i a = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88), b = _mm512_shuffle_i32x4(y[i], y[i + 4], 0xdd);
+        const __m512i c = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0x88);
+        const __m512i d = _mm512_shuffle_i32x4(y[i + 8], y[i + 12], 0xdd);
+        x[i] = _mm512_shuffle_i32x4(a, c, 0x88);
+        x[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        x[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
+        x[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+    }
+}
+
+// Sums over the lanes of each of 16 vectors.
+static inline __m512 lane_sums(const __m512 (&x)[16]) {
+    __m512 y[8];
+    for (int i = 0; i < 8; ++i) {
+        const __m512 a = x[2 * i], b = x[2 * i + 1];
+        y[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    }
+    __m512 z[4];
+    for (int i = 0; i < 4; ++i) {
+        const __m512d a = _mm512_castps_pd(y[2 * i]), b = _mm512_castps_pd(y[2 * i + 1]);
+        z[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    const __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(z[0], z[1], 0x88), _mm512_shuffle_f32x4(z[0], z[1], 0xdd));
+    const __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(z[2], z[3], 0x88), _mm512_shuffle_f32x4(z[2], z[3], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+// The first `left` lanes.
+static inline __mmask16 lanes(long left) {
+    return static_cast<__mmask16>(left >= LANES ? 0xffff : left <= 0 ? 0 : (1 << left) - 1);
+}
+
+// The largest |logit| so far. (NaN is passed over; it arrives in the output by itself.)
+struct Range {
+    __m512 largest;
+    Range() { largest = _mm512_setzero_ps(); }  // (written out: GCC makes implicit ones for the plainest CPU)
+    static __m512 larger(__m512 a, __m512 b) { return _mm512_range_ps(a, b, 0x0b); }
+    void see(const __m512 (&x)[8]) {  // (as a tree: a chain of them would be slower than the exponentials)
+        const __m512 a = larger(larger(x[0], x[1]), larger(x[2], x[3]));
+        const __m512 b = larger(larger(x[4], x[5]), larger(x[6], x[7]));
+        largest = larger(larger(a, b), largest);
+    }
+    bool left() const { return _mm512_reduce_max_ps(largest) > PLAIN_RANGE; }
+};
+
+// Lines that will be needed soon, fetched one by one between arithmetic, because a burst of them blocks every other
+// load. All heads' lines of a row in turn, where heads by themselves would take two of each. Tensors have the same
+// layout, so that one distance serves those that will be read and those that will be written.
+template <class Element>
+struct AheadOf {
+    static constexpr std::size_t LINE = 64 / sizeof(Element);
+    const Element *read[3], *written[2];  // null where there are fewer
+    std::size_t at, skip;  // numbers from the tensors' beginnings; and from a row's last line to the next row
+    long line, lines, left;
+
+    void begin(std::size_t first, std::size_t row_numbers, std::size_t stride, long rows) {
+        at = first;
+        lines = static_cast<long>((row_numbers + LINE - 1) / LINE);
+        skip = stride - LINE * static_cast<std::size_t>(lines);
+        line = 0;
+        left = rows * lines;
+    }
+    void fetch() {
+        if (left == 0) return;
+        --left;
+        for (const Element* x : read)
+            if (x) _mm_prefetch(reinterpret_cast<const char*>(x + at), _MM_HINT_T1);
+        for (const Element* x : written)
+            if (x) asm volatile("prefetchw %0" ::"m"(x[at]));
+        at += LINE;
+        if (++line < lines) return;
+        line = 0;
+        at += skip;
+    }
+};
+
+}  // namespace favor
