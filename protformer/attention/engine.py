@@ -12,7 +12,7 @@ from types import ModuleType
 
 from torch import Tensor
 
-from protformer.attention import favor_chunked, favor_fused, favor_native, native, triton
+from protformer.attention import favor_chunked, favor_fused, favor_native, triton
 from protformer.attention.favor_settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def engine(query: Tensor, projection: Tensor, settings: Settings) -> ModuleType:
         reason = triton.supported(query, projection, settings.family)
         compiled, name = favor_fused, "fused Triton kernels"
     else:
-        reason = native.supported(query, projection, settings.family, settings.causal, settings.adaptation)
+        reason = favor_native.supported(query, projection, settings)
         compiled, name = favor_native, "compiled CPU code"
     if reason is None:
         _say(f"Performer attention runs as {name}.")

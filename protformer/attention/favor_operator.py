@@ -74,7 +74,8 @@ def _favor_fake(query, key, value, cu_seqlens, projection, *constants):
 @torch.library.custom_op(
     "protformer::favor_backward",
     mutates_args=(),
-    schema=f"(Tensor grad_out, Tensor out, Tensor row_numbers, Tensor states, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
+    schema="(Tensor grad_out, Tensor out, Tensor row_numbers, Tensor states,"
+    f" {_ARGUMENTS}) -> (Tensor, Tensor, Tensor)",
 )
 def _favor_backward(grad_out, out, row_numbers, states, query, key, value, cu_seqlens, projection, *constants):
     settings = Settings.of(constants)

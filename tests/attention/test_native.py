@@ -34,6 +34,9 @@ for_each_type = pytest.mark.parametrize(
 )
 
 
+needs_fp32 = pytest.mark.skipif(WHY_NOT[torch.float32] is not None, reason=str(WHY_NOT[torch.float32]))
+
+
 def offsets(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32)
 
@@ -78,6 +81,8 @@ def direct(x: Sequence[Tensor], inputs: Inputs, settings: Settings) -> Tensor:
                 log_weight = log_weight + torch.einsum("thd,hd->ht", keys, tilt)
             f_q, f_k = f_q.exp(), (f_k + log_weight[..., None]).exp()
         mixing = f_q @ f_k.transpose(1, 2)
+        if settings.causal:
+            mixing = mixing.tril()
         outs.append(torch.einsum("hts,shd->thd", mixing / mixing.sum(2, keepdim=True), v[a:b]))
     return torch.cat(outs)
 
@@ -120,6 +125,36 @@ def test_equals_the_formula(dtype, name, heads, dim, rows, per_head):
     check(*make_inputs(dtype, LENGTHS, heads, dim, rows, per_head), SETTINGS[name])
 
 
+@needs_fp32
+@pytest.mark.parametrize("name", list(SETTINGS))
+@pytest.mark.parametrize(("heads", "dim", "rows", "per_head"), SHAPES[:3] + ODD_SHAPES)
+def test_causal_equals_the_formula(name, heads, dim, rows, per_head):
+    inputs, grad = make_inputs(torch.float32, LENGTHS, heads, dim, rows, per_head)
+    check(inputs, grad, SETTINGS[name]._replace(causal=True))
+
+
+@needs_fp32
+def test_causal_weights_far_apart_are_left_to_others():
+    inputs, grad = make_inputs(torch.float32, LENGTHS, 2, 64, 32)
+    inputs.key[10] *= 10.0  # of segment 1: a weight that is hundreds below the others
+    inputs = inputs._replace(query=inputs.query * 0.3, projection=inputs.projection * 0.1)
+    settings = SETTINGS["exponential"]
+    assert run(inputs, grad, settings._replace(causal=True))[2] == [1]
+    assert run(inputs, grad, settings)[2] == []
+
+
+@needs_fp32
+def test_nothing_comes_back_from_the_future():
+    inputs, grad = make_inputs(torch.float32, [150], 2, 16, 40)
+    settings = SETTINGS["exponential"]._replace(causal=True)
+    grad[100:] = 0.0
+    answer, (grad_query, grad_key, grad_value), _ = run(inputs, grad, settings)
+    assert not any(x[100:].any() for x in (grad_query, grad_key, grad_value))
+    changed = inputs._replace(key=inputs.key.clone(), value=inputs.value.clone())
+    changed.key[100:], changed.value[100:] = 1.0, 7.0
+    assert torch.equal(run(changed, grad, settings)[0].out[:100], answer.out[:100])
+
+
 @for_each_type
 @pytest.mark.parametrize("own", [False, True])
 def test_shifts_and_scales_per_segment_and_head(dtype, own):
@@ -137,8 +172,8 @@ def test_shifts_and_scales_per_segment_and_head(dtype, own):
         check(*x, SETTINGS[name]._replace(adaptation=adaptation))
     if dtype == torch.float32:
         scaled = Adaptation(1 + a, 1 + b, norm_scale, tilt, offset)
-        for name in ("exponential", "relu"):
-            check(*x, SETTINGS[name]._replace(adaptation=scaled))
+        for name, causal in itertools.product(("exponential", "relu"), (False, True)):
+            check(*x, SETTINGS[name]._replace(adaptation=scaled, causal=causal), looser=2.0)
 
 
 @for_each_type
@@ -171,19 +206,20 @@ def test_weights_that_grow_along_a_segment(dtype):
 def test_threads_and_neighbours_change_nothing(dtype, monkeypatch):
     # 5000 rows in parts, few heads: both threads must share them; and the same segment among others
     inputs, grad = make_inputs(dtype, [*LENGTHS, 5000], 2, 64, 64)
-    settings = SETTINGS["exponential"]
-    results = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        answer, grads, _ = run(inputs, grad, settings)
-        results.append((answer.out, *grads))
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-    rows = slice(-5000, None)
-    q, k, v = (x[rows] for x in inputs[:3])
-    alone = Inputs(q, k, v, offsets([5000]), inputs.projection)
-    answer, grads, _ = run(alone, grad[rows], settings)
-    assert all(torch.equal(a, b[rows]) for a, b in zip((answer.out, *grads), results[0], strict=True))
+    for causal in (False, True) if dtype == torch.float32 else (False,):
+        settings = SETTINGS["exponential"]._replace(causal=causal)
+        results = []
+        for threads in (1, 2, 5):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            answer, grads, _ = run(inputs, grad, settings)
+            results.append((answer.out, *grads))
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        rows = slice(-5000, None)
+        q, k, v = (x[rows] for x in inputs[:3])
+        alone = Inputs(q, k, v, offsets([5000]), inputs.projection)
+        answer, grads, _ = run(alone, grad[rows], settings)
+        assert all(torch.equal(a, b[rows]) for a, b in zip((answer.out, *grads), results[0], strict=True))
 
 
 @for_each_type
@@ -303,6 +339,7 @@ def test_what_is_refused_and_why():
     assert "512" in (reason(rows=513) or "")
     assert "'cosine'" in (reason(family="cosine") or "")
     assert "causal" in (reason(causal=True) or "")
+    assert reason(dtype=torch.float32, causal=True) == WHY_NOT[torch.float32]
     ones = torch.ones(1, 1, 64)
     scaled = Adaptation(ones, ones, torch.ones(1, 1))
     assert "scaled" in (reason(adaptation=scaled) or "")

@@ -99,7 +99,7 @@ def test_causal_masks_are_those_of_the_papers(options, drawn):
 def test_equals_softmax_under_the_mask_with_its_gradient(name, causal):
     attention = build(name, causal)
     assert_equal(attention, direct(attention))
-    assert_equal(attention, direct(attention), lengths=(3, 65, 64))
+    assert_equal(attention, direct(attention), lengths=(3, 65, 64, 8, 2))
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from protformer.attention import ExactAttention
+from protformer.attention import ExactAttention, SparseAttention
+from protformer.evaluation.attention_benchmark.baselines import BASELINES, Baseline, pattern_pairs
 from protformer.evaluation.attention_benchmark.benchmark import IMPLEMENTATIONS, Settings
 from protformer.evaluation.attention_benchmark.cases import Case, call_of, make_inputs
 from protformer.evaluation.attention_benchmark.contenders import MAPS, Exact, Hybrid, Performer, Sdpa, Softmax
@@ -69,6 +70,34 @@ def test_hybrid_counts_exact_products_below_its_threshold():
     (out,) = call_of(hybrid.attend(pack), make_inputs(pack, "packed"))()
     assert out.shape == (700, 2, 8)
     assert "estimate softmax" in (Hybrid("relu", 8).obstacle(pack) or "")
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("name", BASELINES)
+def test_every_baseline_is_timed_where_it_is_named(name, causal):
+    (contender,) = Settings(implementations=(name,)).contenders()
+    case = replace(CASE, lengths=(150, 40), causal=causal, backward=True)
+    if name == "linformer" and causal:
+        assert "cannot be causal" in (contender.obstacle(case) or "")
+        return
+    assert contender.obstacle(case) is None
+    made = call_of(contender.attend(case), make_inputs(case, "packed"))()
+    assert [x.shape for x in made] == [(190, 2, 8)] * 4
+    assert contender.products(case) > contender.products(replace(case, backward=False)) or name == "uniform"
+    assert not any(isinstance(one, Baseline) for one in Settings().contenders(pack=True))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("stride", [None, 1, 4, 50])
+@pytest.mark.parametrize("pattern", ["strided", "fixed", "window"])
+def test_pairs_of_a_pattern_are_those_that_it_sees(pattern, stride, causal):
+    options = {"pattern": pattern, "stride": stride, "expressivity": 1, "window": 3, "global_tokens": 2}
+    attention = SparseAttention(num_heads=1, head_dim=37, causal=causal, **options)
+    for length in (1, 5, 16, 37):
+        # a value of one letter for each token: the output says which were seen
+        value = torch.eye(37)[:length, None]
+        out = attention(value, value, value, torch.tensor([0, length], dtype=torch.int32))
+        assert pattern_pairs(attention, length) == int((out > 0).sum())
 
 
 @pytest.mark.slow  # importing them takes a second

@@ -18,7 +18,10 @@ from protformer.training.quoting import as_argument
 DEFAULT_STEPS = OmegaConf.load(CONF / "trainer" / "auto.yaml").max_steps
 # what is typed, and what the sentence holds
 BAD = [
-    ("attention=perfomer", ["attention=performer?", "exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
+    (
+        "attention=perfomer",
+        ["attention=performer?", "exact, hybrid, linformer, performer, reformer, sparse and uniform"],
+    ),
     ("attention=null", ["exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
     ("atention=exakt", ["attention=exact?", "exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
     ("logger=null", ["logger=none?"]),

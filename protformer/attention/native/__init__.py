@@ -17,7 +17,7 @@ from torch import Tensor
 from protformer.attention.favor_settings import Answer, Inputs, Settings, row_numbers, shortest_kept, state_numbers
 from protformer.features import Adaptation
 
-__all__ = ["MOST_DIM", "MOST_FEATURES", "backward", "forward", "supported"]
+__all__ = ["MOST_DIM", "MOST_FEATURES", "available", "backward", "forward", "supported"]
 
 MOST_DIM = 128
 MOST_FEATURES = 512
@@ -33,6 +33,7 @@ _UNAVAILABLE = {
 }
 
 _CONSTANTS = ("query_scale", "key_scale", "norm_scale", "tilt", "offset")
+_INTEGERS = ("heads", "dim", "rows", "projection_heads", "family", "threads", "causal")
 _Pointer, _Strides = ctypes.c_void_p, ctypes.c_int64 * 2
 
 
@@ -47,7 +48,7 @@ class _Call(ctypes.Structure):
         *((name, _Pointer) for name in ("parallel", "redo")),
         *((name, ctypes.c_int64) for name in ("segments", "total", "shortest", "shortest_kept")),
         *((f"{name}_strides", _Strides) for name in _CONSTANTS),
-        *((name, ctypes.c_int32) for name in ("heads", "dim", "rows", "projection_heads", "family", "threads")),
+        *((name, ctypes.c_int32) for name in _INTEGERS),
         *((name, ctypes.c_float) for name in ("epsilon", "norm_weight")),
     )
 
@@ -60,16 +61,21 @@ def supported(query: Tensor, projection: Tensor, family: str, causal: bool, adap
         return f"{query.dtype} is not served, only bf16 and fp32"
     if family not in _FAMILIES:
         return f"the family {family!r} is not written"
-    if causal:
-        return "causal attention is not written"
     low = query.dtype == torch.bfloat16
+    if low and causal:
+        return "causal attention is not written for bf16"
     if low and (adaptation.query_scale is not None or adaptation.key_scale is not None):
         return "scaled queries and keys are no bf16 numbers"
     if query.shape[-1] % (32 if low else 1) or not 0 < query.shape[-1] <= MOST_DIM:
         return f"heads of {query.shape[-1]} dimensions are no {'multiple of 32' if low else 'number'} up to {MOST_DIM}"
     if not 0 < projection.shape[-2] <= MOST_FEATURES:
         return f"{projection.shape[-2]} features are none, or more than {MOST_FEATURES}"
-    return _library(query.dtype)[1]
+    return available(query.dtype)
+
+
+def available(dtype: torch.dtype) -> str | None:
+    """None where the engine for a type can run on this machine, otherwise the reason why not."""
+    return _library(dtype)[1]
 
 
 def forward(inputs: Inputs, settings: Settings) -> tuple[Answer, list[int]] | None:
@@ -157,6 +163,7 @@ def _prepare(inputs: Inputs, settings: Settings) -> _Prepared | None:
     structure.shortest_kept = shortest_kept(projection.shape[1])
     structure.heads, structure.dim, structure.rows = heads, dim, projection.shape[1]
     structure.projection_heads, structure.family = projection.shape[0], _FAMILIES.index(settings.family)
+    structure.causal = settings.causal
     structure.epsilon, structure.norm_weight = settings.epsilon, settings.norm_weight
     structure.parallel = _parallel()
     structure.threads = torch.get_num_threads() if structure.parallel else 1

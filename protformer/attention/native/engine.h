@@ -67,7 +67,10 @@ class Engine {
             Layout layout(base);
             lay_out(layout);
             if (!pack()) return 1;
-            serve_wave();
+            if (call_.causal)
+                serve_sequences();
+            else
+                serve_wave();
         }
         memory.done();
         return 0;
@@ -84,7 +87,7 @@ class Engine {
             const long begin = call_.cu_seqlens[segment], end = call_.cu_seqlens[segment + 1], length = end - begin;
             if (length < std::max<long>(call_.shortest, 1)) continue;
             const int index = static_cast<int>(segment);
-            if (length <= WHOLE) {
+            if (length <= WHOLE || call_.causal) {
                 whole_.push_back({begin, end, index, 1, 0, 0, false});
                 continue;
             }
@@ -125,8 +128,8 @@ class Engine {
                     take_operands(sizes_, backward_, layout, kept ? kept + head * sizes_.kept_floats() : nullptr));
         workers_.assign(call_.threads, {});
         for (Worker& worker : workers_) {
-            worker.scratch = take_scratch(sizes_, backward_, layout);
-            if (whole_.empty()) continue;
+            worker.scratch = take_scratch(sizes_, backward_, call_.causal, layout);
+            if (whole_.empty() || call_.causal) continue;
             worker.state = layout.take<float>(call_.heads * sizes_.state_floats());
             worker.largest = layout.take<float>(call_.heads);
             for (int head = 0; head < call_.heads; ++head)
@@ -209,6 +212,24 @@ class Engine {
         });
         each_part([&](const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
             grad_key_pass(piece, begin, end, operands, scratch);
+        });
+    }
+
+    // One task for each segment and head: what a row sees is made in its order.
+    void serve_sequences() {
+        run(call_, static_cast<long>(whole_.size()) * call_.heads, [&](long task, int worker) {
+            const Piece& piece = whole_[task / call_.heads];
+            const int h = static_cast<int>(task % call_.heads);
+            const auto first = [&](auto* x) { return rows(x, piece.begin, h); };
+            const Sequence sequence{first(call_.query),      first(call_.key),
+                                    first(call_.value),      first(call_.grad_out),
+                                    first(call_.out),        first(call_.grad_query),
+                                    first(call_.grad_key),   first(call_.grad_value),
+                                    number(call_.row_numbers, piece.begin, h),
+                                    piece.end - piece.begin};
+            Scratch& scratch = workers_[worker].scratch;
+            if (!serve_causal<Family>(sizes_, head_of(piece, h), sequence, call_.epsilon, backward_, scratch))
+                __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
         });
     }
 

@@ -22,8 +22,16 @@ struct Call {
     std::int64_t segments, total, shortest, shortest_kept;
     // to the next segment, the next head
     std::int64_t query_scale_strides[2], key_scale_strides[2], norm_scale_strides[2], tilt_strides[2], offset_strides[2];
-    std::int32_t heads, dim, rows, projection_heads, family, threads;
+    std::int32_t heads, dim, rows, projection_heads, family, threads, causal;
     float epsilon, norm_weight;
+};
+
+// The rows of one segment and head; those of tensors are Sizes::stride apart.
+struct Sequence {
+    const Element *query, *key, *value, *grad_out;
+    Element *out, *grad_query, *grad_key, *grad_value;
+    float* row_numbers;
+    long length;
 };
 
 // Runs body(task, worker) for each task on up to `threads` workers of the caller's OpenMP pool.

@@ -76,7 +76,7 @@ struct Range {
         const __m512 b = larger(larger(x[4], x[5]), larger(x[6], x[7]));
         largest = larger(larger(a, b), largest);
     }
-    bool left() const { return _mm512_reduce_max_ps(largest) > PLAIN_RANGE; }
+    bool left(float limit = PLAIN_RANGE) const { return _mm512_reduce_max_ps(largest) > limit; }
 };
 
 // Lines that will be needed soon, fetched one by one between arithmetic, because a burst of them blocks every other

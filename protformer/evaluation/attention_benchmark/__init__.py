@@ -1,7 +1,7 @@
 """Attention implementations side by side in one run: time, memory, and the share of the matrix-product rate.
 
 cases       what is computed: lengths, heads, dim, type, direction
-contenders  who computes it: ours, PyTorch's, the formula; `peers`: other packages, where installed
+contenders  who computes it: ours, PyTorch's, the formula; `peers`: other packages, where installed; `baselines`
 timing      who takes turns, how often, and who is left out
 memory      the peak of one call, in a process of its own
 yardsticks  the matrix products alone, timed in the same rounds

@@ -12,7 +12,7 @@ import torch
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.attention_benchmark import crossover, packs
-from protformer.evaluation.attention_benchmark.baselines import BASELINES, Baseline
+from protformer.evaluation.attention_benchmark.baselines import BASELINES, Baseline, baseline
 from protformer.evaluation.attention_benchmark.cases import DIRECTIONS, DTYPE_NAMES, DTYPES, Case
 from protformer.evaluation.attention_benchmark.contenders import (
     MAPS,
@@ -40,7 +40,7 @@ IMPLEMENTATIONS: dict[str, Callable[["Settings"], list[Contender]]] = {
     "performer-pytorch": lambda chosen: [PerformerPytorch(m, "positive") for m in chosen.features],
     "performer-pytorch-relu": lambda chosen: [PerformerPytorch(m, "relu") for m in chosen.features],
     "torch-geometric-relu": lambda chosen: [TorchGeometric(m) for m in chosen.features],
-    **{name: lambda chosen, name=name: [Baseline(name)] for name in BASELINES},
+    **{name: lambda chosen, name=name: [baseline(name)] for name in BASELINES},
 }
 PACKED = (Performer, Exact, Baseline, Sdpa)
 """Contenders that can be given a pack; `Hybrid` is a `Performer`."""

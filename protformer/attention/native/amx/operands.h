@@ -28,7 +28,7 @@ static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& 
     return x;
 }
 
-static inline Scratch take_scratch(const Sizes& sizes, bool backward, Layout& layout) {
+static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool, Layout& layout) {
     const std::size_t dims = sizes.dim_steps, steps = sizes.feature_steps, width = sizes.joint_tiles();
     Scratch x{};
     x.keys = layout.take<bf16>(dims * 8 * LEFT);
@@ -91,6 +91,12 @@ static inline bool pack_projection(const Sizes& sizes, const float* weight, cons
             for (int r = 0; r < LANES; ++r) store(turned + r * STEP, x[r]);
         }
     return inexact == 0;
+}
+
+// Causal attention is not written for bf16: the door keeps such calls out.
+template <class Family>
+static inline bool serve_causal(const Sizes&, const Head&, const Sequence&, float, bool, Scratch&) {
+    return false;
 }
 
 }  // namespace favor

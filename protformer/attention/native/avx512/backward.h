@@ -18,6 +18,59 @@ struct GradState {
     float* centre;  // [width]
 };
 
+// G of a block: rows, and the last column, which is zero beyond `count`.
+static inline void form_grads(const Sizes& sizes, const float* grad_out, const float* out, const float* denominators,
+                              const float* centre, int count, float* rows, float* last) {
+    for (int t = 0; t < BLOCK; t += LANES) _mm512_store_ps(last + t, _mm512_setzero_ps());
+    for (int t = 0; t < count; ++t) {
+        const float reciprocal = 1 / denominators[t];
+        __m512 inner = _mm512_setzero_ps();
+        for (int d = 0; d < sizes.width; d += LANES) {
+            const __mmask16 there = lanes(sizes.dim - d);
+            const __m512 grad = _mm512_maskz_loadu_ps(there, grad_out + t * sizes.stride + d);
+            const __m512 beside = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, out + t * sizes.stride + d),
+                                                _mm512_maskz_loadu_ps(there, centre + d));
+            inner = _mm512_fmadd_ps(grad, beside, inner);
+            _mm512_store_ps(rows + t * sizes.width + d, _mm512_mul_ps(grad, _mm512_set1_ps(reciprocal)));
+        }
+        last[t] = -_mm512_reduce_add_ps(inner) * reciprocal;
+    }
+}
+
+// Rows of queries' gradients from scratch.joint.
+static inline void store_query_gradients(const Sizes& sizes, const Head& head, int count, const Scratch& scratch,
+                                         float* grad_query) {
+    for (int t = 0; t < count; ++t)
+        for (int d = 0; d < sizes.width; d += LANES) {
+            const __mmask16 there = lanes(sizes.dim - d);
+            __m512 row = _mm512_load_ps(scratch.joint + t * sizes.width + d);
+            if (head.query_scale) row = _mm512_mul_ps(row, _mm512_maskz_loadu_ps(there, head.query_scale + d));
+            _mm512_mask_storeu_ps(grad_query + t * sizes.stride + d, there, row);
+        }
+}
+
+// Rows of keys' and values' gradients from scratch.joint, from scratch.sums where keys have weights, and scratch.others.
+static inline void store_key_gradients(const Sizes& sizes, const Head& head, const float* key, int count, bool weighted,
+                                       const Scratch& scratch, float* grad_key, float* grad_value) {
+    for (int t = 0; t < count; ++t) {
+        const __m512 share = _mm512_set1_ps(weighted ? scratch.sums[t] : 0);
+        for (int d = 0; d < sizes.width; d += LANES) {
+            const __mmask16 there = lanes(sizes.dim - d);
+            const __m512 scale =
+                head.key_scale ? _mm512_maskz_loadu_ps(there, head.key_scale + d) : _mm512_set1_ps(1);
+            __m512 row = _mm512_load_ps(scratch.joint + t * sizes.width + d);
+            if (weighted) {
+                const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, key + t * sizes.stride + d), scale);
+                const __m512 tilt = head.tilt ? _mm512_maskz_loadu_ps(there, head.tilt + d) : _mm512_setzero_ps();
+                row = _mm512_fmadd_ps(_mm512_fmadd_ps(x, _mm512_set1_ps(2 * head.norm), tilt), share, row);
+            }
+            _mm512_mask_storeu_ps(grad_key + t * sizes.stride + d, there, _mm512_mul_ps(row, scale));
+            _mm512_mask_storeu_ps(grad_value + t * sizes.stride + d, there,
+                                  _mm512_load_ps(scratch.others + t * sizes.width + d));
+        }
+    }
+}
+
 // Gradients of up to BLOCK queries, and their share of dS.
 template <class Family>
 static inline void grade_queries(const Sizes& sizes, const Head& head, const float* query, const float* grad_out,
@@ -25,20 +78,7 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const flo
                                  const float* denominators, float* grad_query, float* grad_state, bool first_block,
                                  Scratch& scratch, Range& range) {
     turn(sizes, query, sizes.stride, count, head.query_scale, nullptr, scratch.x);
-    for (int t = 0; t < BLOCK; t += LANES) _mm512_store_ps(scratch.last + t, _mm512_setzero_ps());
-    for (int t = 0; t < count; ++t) {
-        const __m512 reciprocal = _mm512_set1_ps(1 / denominators[t]);
-        __m512 inner = _mm512_setzero_ps();
-        for (int d = 0; d < sizes.width; d += LANES) {
-            const __mmask16 there = lanes(sizes.dim - d);
-            const __m512 grad = _mm512_maskz_loadu_ps(there, grad_out + t * sizes.stride + d);
-            const __m512 beside = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, out + t * sizes.stride + d),
-                                                _mm512_load_ps(state.centre + d));
-            inner = _mm512_fmadd_ps(grad, beside, inner);
-            _mm512_store_ps(scratch.values + t * sizes.width + d, _mm512_mul_ps(grad, reciprocal));
-        }
-        scratch.last[t] = -_mm512_reduce_add_ps(inner) / denominators[t];
-    }
+    form_grads(sizes, grad_out, out, denominators, state.centre, count, scratch.values, scratch.last);
     turn(sizes, scratch.values, sizes.width, count, nullptr, nullptr, scratch.turned);
     const __m512 added = _mm512_set1_ps(epsilon);
     float* const ones = grad_state + static_cast<std::size_t>(sizes.features) * sizes.width;
@@ -77,19 +117,13 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const flo
                 }
             }
             add_product<BLOCK, 1>(grad_state + feature * sizes.width, first_block, scratch.features + first * BLOCK,
-                                  scratch.values, sizes.vectors, count);
+                                  scratch.values, sizes.width, sizes.vectors, count);
         }
         for (int t = 0; t < count; t += ROWS)
             add_product<1, BLOCK>(scratch.joint + t * sizes.width, group == 0, scratch.grads + t,
-                                  head.weight + static_cast<std::size_t>(group) * sizes.width, sizes.vectors, size);
+                                  head.weight + static_cast<std::size_t>(group) * sizes.width, sizes.width, sizes.vectors, size);
     }
-    for (int t = 0; t < count; ++t)
-        for (int d = 0; d < sizes.width; d += LANES) {
-            const __mmask16 there = lanes(sizes.dim - d);
-            __m512 row = _mm512_load_ps(scratch.joint + t * sizes.width + d);
-            if (head.query_scale) row = _mm512_mul_ps(row, _mm512_maskz_loadu_ps(there, head.query_scale + d));
-            _mm512_mask_storeu_ps(grad_query + t * sizes.stride + d, there, row);
-        }
+    store_query_gradients(sizes, head, count, scratch, grad_query);
 }
 
 // dS of a segment from those of its parts as operands.
@@ -163,28 +197,12 @@ static inline void grade_keys(const Sizes& sizes, const Head& head, const float*
         }
         for (int t = 0; t < count; t += ROWS) {
             add_product<1, BLOCK>(scratch.others + t * sizes.width, group == 0, scratch.features + t,
-                                  state.values + static_cast<std::size_t>(group) * sizes.width, sizes.vectors, size);
+                                  state.values + static_cast<std::size_t>(group) * sizes.width, sizes.width, sizes.vectors, size);
             add_product<1, BLOCK>(scratch.joint + t * sizes.width, group == 0, scratch.grads + t,
-                                  head.weight + static_cast<std::size_t>(group) * sizes.width, sizes.vectors, size);
+                                  head.weight + static_cast<std::size_t>(group) * sizes.width, sizes.width, sizes.vectors, size);
         }
     }
-    for (int t = 0; t < count; ++t) {
-        const __m512 share = _mm512_set1_ps(weighted ? scratch.sums[t] : 0);
-        for (int d = 0; d < sizes.width; d += LANES) {
-            const __mmask16 there = lanes(sizes.dim - d);
-            const __m512 scale =
-                head.key_scale ? _mm512_maskz_loadu_ps(there, head.key_scale + d) : _mm512_set1_ps(1);
-            __m512 row = _mm512_load_ps(scratch.joint + t * sizes.width + d);
-            if (weighted) {
-                const __m512 x = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, key + t * sizes.stride + d), scale);
-                const __m512 tilt = head.tilt ? _mm512_maskz_loadu_ps(there, head.tilt + d) : _mm512_setzero_ps();
-                row = _mm512_fmadd_ps(_mm512_fmadd_ps(x, _mm512_set1_ps(2 * head.norm), tilt), share, row);
-            }
-            _mm512_mask_storeu_ps(grad_key + t * sizes.stride + d, there, _mm512_mul_ps(row, scale));
-            _mm512_mask_storeu_ps(grad_value + t * sizes.stride + d, there,
-                                  _mm512_load_ps(scratch.others + t * sizes.width + d));
-        }
-    }
+    store_key_gradients(sizes, head, key, count, weighted, scratch, grad_key, grad_value);
 }
 
 }  // namespace favor

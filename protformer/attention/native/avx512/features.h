@@ -58,7 +58,12 @@ struct Scratch {
     float* joint;     // [BLOCK][width]
     float* others;    // [BLOCK][width]
     float *shifts, *last, *sums;  // [BLOCK]
-    Ahead ahead;      // input rows to come
+    Ahead ahead;                  // input rows to come
+    // causal only:
+    float *query_features, *key_features, *logit_grads;  // [features][BLOCK]
+    float *turned_grads, *grad_rows;                     // [width][BLOCK], [BLOCK][width] G
+    float *mixing, *grad_mixing;                         // [BLOCK][BLOCK]
+    float *state, *state_sums;                           // [features][width], [features]
 };
 
 static inline void set_head(const Sizes&, const Head&, Scratch&) {}

@@ -95,7 +95,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const float* k
             }
         }
         add_product<BLOCK, 1>(state + static_cast<std::size_t>(panel) * ROWS * sizes.width, first, scratch.features,
-                              scratch.values, sizes.vectors, count);
+                              scratch.values, sizes.width, sizes.vectors, count);
     }
 }
 
@@ -177,7 +177,7 @@ static inline void read_state(const Sizes& sizes, const Head& head, int count, f
             }
         for (int t = 0; t < count; t += ROWS)
             add_product<1, BLOCK>(scratch.joint + t * sizes.width, group == 0, scratch.features + t,
-                                  state.values + static_cast<std::size_t>(group) * sizes.width, sizes.vectors, size);
+                                  state.values + static_cast<std::size_t>(group) * sizes.width, sizes.width, sizes.vectors, size);
     }
     const __m512 least = _mm512_set1_ps(1.17549435e-38f);
     for (int t = 0; t < BLOCK; t += LANES)  // (in this order NaN stays NaN)

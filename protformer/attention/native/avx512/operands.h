@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../memory.h"
-#include "backward.h"
+#include "causal.h"
 
 namespace favor {
 
@@ -31,7 +31,7 @@ static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& 
     return x;
 }
 
-static inline Scratch take_scratch(const Sizes& sizes, bool backward, Layout& layout) {
+static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool causal, Layout& layout) {
     const std::size_t rows = static_cast<std::size_t>(BLOCK) * sizes.width;
     Scratch x{};
     x.x = layout.take<float>(rows);
@@ -40,6 +40,20 @@ static inline Scratch take_scratch(const Sizes& sizes, bool backward, Layout& la
     x.joint = layout.take<float>(rows);
     x.shifts = layout.take<float>(BLOCK);
     x.sums = layout.take<float>(BLOCK);
+    if (causal) {
+        const std::size_t features = static_cast<std::size_t>(sizes.features) * BLOCK;
+        x.query_features = layout.take<float>(features);
+        x.key_features = layout.take<float>(features);
+        x.mixing = layout.take<float>(BLOCK * BLOCK);
+        x.state = layout.take<float>(static_cast<std::size_t>(sizes.features) * sizes.width);
+        x.state_sums = layout.take<float>(sizes.features);
+    }
+    if (causal && backward) {
+        x.logit_grads = layout.take<float>(static_cast<std::size_t>(sizes.features) * BLOCK);
+        x.turned_grads = layout.take<float>(rows);
+        x.grad_rows = layout.take<float>(rows);
+        x.grad_mixing = layout.take<float>(BLOCK * BLOCK);
+    }
     if (!backward) return x;
     x.turned = layout.take<float>(rows);
     x.grads = layout.take<float>(GROUP * BLOCK);

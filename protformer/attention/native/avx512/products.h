@@ -36,10 +36,28 @@ static inline __attribute__((always_inline)) void multiply(__m512 (&c)[ROWS * N]
     }
 }
 
-// c = a b, or c += a b, for 8 rows and `vectors` vectors of columns; rows of b and c are equally long.
+// The same with rows of a that are `stride` numbers apart.
+static inline __attribute__((always_inline)) void multiply_rows(__m512 (&c)[2 * ROWS], const float* a,
+                                                                std::size_t stride, const float* b, std::size_t next,
+                                                                int count) {
+    const float* rows[ROWS];
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; ++i) rows[i] = a + i * stride;
+    for (int k = 0; k < count; ++k, b += next) {
+        const __m512 low = _mm512_load_ps(b), high = _mm512_load_ps(b + LANES);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; ++i) {
+            const __m512 left = _mm512_set1_ps(rows[i][k]);
+            c[2 * i] = _mm512_fmadd_ps(left, low, c[2 * i]);
+            c[2 * i + 1] = _mm512_fmadd_ps(left, high, c[2 * i + 1]);
+        }
+    }
+}
+
+// c = a b, or c += a b, for 8 rows and `vectors` vectors of columns; rows of b and c are `next` numbers apart.
 template <int I, int K>
-static inline void add_product(float* c, bool fresh, const float* a, const float* b, int vectors, int count) {
-    const std::size_t next = static_cast<std::size_t>(vectors) * LANES;
+static inline void add_product(float* c, bool fresh, const float* a, const float* b, std::size_t next, int vectors,
+                               int count) {
     const auto columns = [&](auto several, int column) __attribute__((always_inline)) {
         constexpr int N = decltype(several)::value;
         float* const at = c + column * LANES;
