@@ -30,7 +30,7 @@ def test_every_map_is_timed(name, backward):
     assert [x.shape for x in (out, *grads)] == [(40, 2, 8)] * (4 if backward else 1)
     assert all(bool(x.isfinite().all()) for x in (out, *grads))
     assert contender.products(case) > 0
-    assert contender.engine(case) == "favor_chunked"
+    assert contender.engine(case) in ("favor_chunked", "favor_native")
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -4,7 +4,8 @@
 //     [numerator, denominator] = A [v, 1] + f_q P
 // and backward, with G = [d_out, -(d_out . out)] / denominator, B = tril(G [v, 1]^T), R = sum of f_q^T G over later ones,
 //     d f_q = B f_k + G P^T        d f_k = B^T f_q + [v, 1] R^T        dv = A^T G + f_k R (without its last column)
-// Values count from the first of them: any vector gives the same results, a near one better rounded.
+// In the backward values count from one vector, the mean of many: any one gives the same gradients, a near one better
+// rounded. In the forward it is zero: what is not finite must not reach the rows before it.
 
 #pragma once
 
@@ -30,6 +31,7 @@ class Causal {
     // Both return whether logits and weights were in range.
     bool forward() {
         clear_state();
+        set_centre(0);
         for (long at = 0; at < rows_.length; at += BLOCK) {
             begin(at);
             form_keys(at == 0);
@@ -51,9 +53,7 @@ class Causal {
                 for (int d = 0; d < sizes_.width; d += LANES) {
                     const __mmask16 there = lanes(sizes_.dim - d);
                     const __m512 row = _mm512_load_ps(s_.joint + t * sizes_.width + d);
-                    const __m512 centre = _mm512_maskz_loadu_ps(there, rows_.value + d);
-                    _mm512_mask_storeu_ps(of(rows_.out) + t * sizes_.stride + d, there,
-                                          _mm512_fmadd_ps(row, reciprocal, centre));
+                    _mm512_mask_storeu_ps(of(rows_.out) + t * sizes_.stride + d, there, _mm512_mul_ps(row, reciprocal));
                 }
             }
             grow_state(s_.key_features, s_.values, nullptr);
@@ -63,6 +63,7 @@ class Causal {
 
     bool backward() {
         clear_state();
+        set_centre(1024);
         for (long at = 0; at < rows_.length; at += BLOCK) {
             begin(at);
             form_keys(at == 0);
@@ -124,6 +125,17 @@ class Causal {
         std::fill(s_.state_sums, s_.state_sums + sizes_.features, 0.0f);
     }
 
+    // The mean of the first values, up to `most` of them.
+    void set_centre(long most) {
+        const long count = std::min(most, rows_.length);
+        for (int d = 0; d < sizes_.width; d += LANES) {
+            __m512 sum = _mm512_setzero_ps();
+            for (long t = 0; t < count; ++t)
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(lanes(sizes_.dim - d), rows_.value + t * sizes_.stride + d));
+            _mm512_store_ps(s_.centre + d, _mm512_div_ps(sum, _mm512_set1_ps(static_cast<float>(std::max(count, 1L)))));
+        }
+    }
+
     void form_all(const float* shifts, float* out) {
         const __m512 added = _mm512_set1_ps(epsilon_);
         for (int first = 0; first < sizes_.features; first += ROWS)
@@ -173,15 +185,15 @@ class Causal {
                 const __mmask16 there = lanes(sizes_.dim - d);
                 const __m512 row = _mm512_maskz_loadu_ps(there, of(rows_.value) + t * sizes_.stride + d);
                 _mm512_store_ps(s_.values + t * sizes_.width + d,
-                                _mm512_sub_ps(row, _mm512_maskz_loadu_ps(there, rows_.value + d)));
+                                _mm512_sub_ps(row, _mm512_load_ps(s_.centre + d)));
             }
     }
 
     void form_values_and_grads() {
-        form_grads(sizes_, of(rows_.grad_out), of(rows_.out), rows_.row_numbers + at_, rows_.value, count_, s_.grad_rows,
+        form_grads(sizes_, of(rows_.grad_out), of(rows_.out), rows_.row_numbers + at_, s_.centre, count_, s_.grad_rows,
                    s_.last);
         turn(sizes_, s_.grad_rows, sizes_.width, count_, nullptr, nullptr, s_.turned_grads);
-        turn(sizes_, of(rows_.value), sizes_.stride, count_, nullptr, rows_.value, s_.turned);
+        turn(sizes_, of(rows_.value), sizes_.stride, count_, nullptr, s_.centre, s_.turned);
         gather_values();
     }
 

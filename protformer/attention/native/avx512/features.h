@@ -63,7 +63,7 @@ struct Scratch {
     float *query_features, *key_features, *logit_grads;  // [features][BLOCK]
     float *turned_grads, *grad_rows;                     // [width][BLOCK], [BLOCK][width] G
     float *mixing, *grad_mixing;                         // [BLOCK][BLOCK]
-    float *state, *state_sums;                           // [features][width], [features]
+    float *state, *state_sums, *centre;                  // [features][width], [features], [width]
 };
 
 static inline void set_head(const Sizes&, const Head&, Scratch&) {}

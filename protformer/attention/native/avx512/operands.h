@@ -47,6 +47,7 @@ static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool causa
         x.mixing = layout.take<float>(BLOCK * BLOCK);
         x.state = layout.take<float>(static_cast<std::size_t>(sizes.features) * sizes.width);
         x.state_sums = layout.take<float>(sizes.features);
+        x.centre = layout.take<float>(sizes.width);
     }
     if (causal && backward) {
         x.logit_grads = layout.take<float>(static_cast<std::size_t>(sizes.features) * BLOCK);

@@ -63,11 +63,14 @@ static inline void add_product(float* c, bool fresh, const float* a, const float
         float* const at = c + column * LANES;
         __m512 x[ROWS * N];
 #pragma GCC unroll 16
-        for (int i = 0; i < ROWS * N; ++i)
-            x[i] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(at + i / N * next + i % N * LANES);
+        for (int i = 0; i < ROWS * N; ++i) x[i] = _mm512_setzero_ps();
         multiply<N, I, K>(x, a, b + column * LANES, next, count);
+        // (c is added last: a long sum then is rounded once for each product, and not for each of its terms)
 #pragma GCC unroll 16
-        for (int i = 0; i < ROWS * N; ++i) _mm512_store_ps(at + i / N * next + i % N * LANES, x[i]);
+        for (int i = 0; i < ROWS * N; ++i) {
+            float* const place = at + i / N * next + i % N * LANES;
+            _mm512_store_ps(place, fresh ? x[i] : _mm512_add_ps(_mm512_load_ps(place), x[i]));
+        }
     };
     int column = 0;
     for (; column + 2 <= vectors; column += 2) columns(std::integral_constant<int, 2>(), column);
