@@ -140,7 +140,7 @@ class Engine {
     bool pack() {
         bool exact = true;
         for (std::size_t i = 0; i < heads_.size(); ++i)
-            exact &= pack_projection(sizes_, call_.projection + i * sizes_.rows * sizes_.dim, heads_[i]);
+            exact &= pack_projection<Family>(sizes_, call_.projection + i * sizes_.rows * sizes_.dim, heads_[i]);
         return exact;
     }
 
@@ -280,7 +280,7 @@ class Engine {
     }
 
     void report(const Piece& piece, const Range& range) {
-        if (range.left()) __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
+        if (range.left(PLAIN_RANGE * Family::PER_UNIT)) __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
     }
 
     void key_pass(const Piece& piece, int begin, int end, float* states, float* largest, Scratch& scratch) {

@@ -61,6 +61,25 @@ static inline __m512 lane_sums(const __m512 (&x)[16]) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
+// x = 2^x for each, within 1e-7 of it; 0 for very negative x, also -inf. Several at once, step by step: in turn their
+// long chains of dependent steps would fill the scheduler, at half the speed.
+template <int N>
+static inline __attribute__((always_inline)) void exp2(__m512 (&x)[N]) {
+    constexpr float coefficients[] = {0.008989350029161193f, 0.055826307476501656f, 0.24015362197081055f,
+                                      0.6931530722703348f, 0.9999999251038457f};
+    __m512 r[N], p[N];
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) r[i] = _mm512_reduce_ps(x[i], 0x01);  // x - floor(x)
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) p[i] = _mm512_set1_ps(0.0018775732772885322f);
+#pragma GCC unroll 8
+    for (const float coefficient : coefficients)
+#pragma GCC unroll 8
+        for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(coefficient));
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) x[i] = _mm512_scalef_ps(p[i], x[i]);  // p 2^floor(x)
+}
+
 // The first `left` lanes.
 static inline __mmask16 lanes(long left) {
     return static_cast<__mmask16>(left >= LANES ? 0xffff : left <= 0 ? 0 : (1 << left) - 1);
@@ -76,7 +95,7 @@ struct Range {
         const __m512 b = larger(larger(x[4], x[5]), larger(x[6], x[7]));
         largest = larger(larger(a, b), largest);
     }
-    bool left(float limit = PLAIN_RANGE) const { return _mm512_reduce_max_ps(largest) > limit; }
+    bool left(float limit) const { return _mm512_reduce_max_ps(largest) > limit; }
 };
 
 // Lines that will be needed soon, fetched one by one between arithmetic, because a burst of them blocks every other

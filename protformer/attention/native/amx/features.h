@@ -74,6 +74,7 @@ struct Scratch {
 // A family: features of logits, several vectors at once; a key's factor e^weight comes as `shift`, in units of log 2.
 struct Exponential {
     static constexpr bool stabilised = true;
+    static constexpr float PER_UNIT = 1;  // logits come as they are
     template <int N>
     static __attribute__((always_inline)) void form(__m512 (&x)[N], const __m512 (&shift)[N], __m512) {
 #pragma GCC unroll 8
@@ -85,6 +86,7 @@ struct Exponential {
 
 struct Relu {
     static constexpr bool stabilised = false;
+    static constexpr float PER_UNIT = 1;
     template <int N>
     static __attribute__((always_inline)) void form(__m512 (&x)[N], const __m512 (&)[N], __m512 epsilon) {
 #pragma GCC unroll 8

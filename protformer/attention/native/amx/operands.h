@@ -66,6 +66,7 @@ static inline Head make_head(const Projection& projection, float norm, const flo
 }
 
 // False where an entry is no bf16 number.
+template <class Family>
 static inline bool pack_projection(const Sizes& sizes, const float* weight, const Projection& out) {
     __mmask16 inexact = 0;
     for (int tile = 0; tile < sizes.feature_tiles; ++tile)

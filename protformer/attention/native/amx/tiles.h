@@ -131,25 +131,6 @@ static inline void multiply_rows(Result c, const float* start, Left a, Right b, 
     if (column < columns) multiply<2, 1>(c, start, a, b, steps);
 }
 
-// x = 2^x for each, within 1e-7 of it; 0 for very negative x, also -inf. Several at once, step by step: in turn their
-// long chains of dependent steps would fill the scheduler, at half the speed.
-template <int N>
-static inline __attribute__((always_inline)) void exp2(__m512 (&x)[N]) {
-    constexpr float coefficients[] = {0.008989350029161193f, 0.055826307476501656f, 0.24015362197081055f,
-                                      0.6931530722703348f, 0.9999999251038457f};
-    __m512 r[N], p[N];
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) r[i] = _mm512_reduce_ps(x[i], 0x01);  // x - floor(x)
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) p[i] = _mm512_set1_ps(0.0018775732772885322f);
-#pragma GCC unroll 8
-    for (const float coefficient : coefficients)
-#pragma GCC unroll 8
-        for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], r[i], _mm512_set1_ps(coefficient));
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) x[i] = _mm512_scalef_ps(p[i], x[i]);  // p 2^floor(x)
-}
-
 // [a, b] rounded to bf16.
 static inline __m512i round_pair(__m512 a, __m512 b) { return (__m512i)_mm512_cvtne2ps_pbh(b, a); }
 

@@ -140,7 +140,7 @@ static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size
     for (int i = 0; i < sizes.features; ++i)
         out.sums[i] = i < sizes.rows ? _mm512_reduce_add_ps(_mm512_load_ps(parts + floats + i * LANES)) : 0;
     for (int d = 0; d < sizes.width; d += LANES) _mm512_store_ps(out.centre + d, _mm512_load_ps(centre + d));
-    pack_panels(sizes, out.values, out.panels);
+    pack_panels(sizes, out.values, 1, out.panels);
 }
 
 // Gradients of up to BLOCK keys and their values.
@@ -152,13 +152,11 @@ static inline void grade_keys(const Sizes& sizes, const Head& head, const float*
     turn(sizes, value, sizes.stride, count, nullptr, state.centre, scratch.turned);
     const __m512 added = _mm512_set1_ps(epsilon);
     const bool weighted = Family::stabilised && head.weighted();
-    if (weighted) weigh_keys(sizes, head, count, scratch, scratch.shifts);
-    for (int t = 0; t < BLOCK; t += LANES) {
-        if (weighted)
-            _mm512_store_ps(scratch.shifts + t,
-                            _mm512_sub_ps(_mm512_load_ps(scratch.shifts + t), _mm512_set1_ps(largest)));
-        _mm512_store_ps(scratch.sums + t, _mm512_setzero_ps());
+    if (weighted) {
+        weigh_keys(sizes, head, count, scratch, scratch.shifts);
+        make_shifts<Family>(scratch.shifts, largest);
     }
+    for (int t = 0; t < BLOCK; t += LANES) _mm512_store_ps(scratch.sums + t, _mm512_setzero_ps());
     for (int group = 0; group < sizes.features; group += GROUP) {
         const int size = sizes.features - group < GROUP ? sizes.features - group : GROUP;
         for (int first = 0; first < size; first += ROWS) {

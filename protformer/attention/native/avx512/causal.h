@@ -108,7 +108,7 @@ class Causal {
   private:
     static constexpr float RANGE = 20;  // logits: a row's denominator is a sum over its own past alone
 
-    bool in_range() const { return !range_.left(RANGE) && !weights_.spread(); }
+    bool in_range() const { return !range_.left(RANGE * Family::PER_UNIT) && !weights_.spread(); }
 
     void begin(long at) {
         at_ = at;
@@ -162,9 +162,7 @@ class Causal {
                 weights_.smallest = std::fmin(weights_.smallest, s_.shifts[t]);
                 weights_.largest = std::fmax(weights_.largest, s_.shifts[t]);
             }
-            for (int t = 0; t < BLOCK; t += LANES)
-                _mm512_store_ps(s_.shifts + t,
-                                _mm512_sub_ps(_mm512_load_ps(s_.shifts + t), _mm512_set1_ps(weights_.first)));
+            make_shifts<Family>(s_.shifts, weights_.first);
         }
         form_all(weighted_ ? s_.shifts : nullptr, s_.key_features);
         for (int column = count_ / LANES; column < columns_; ++column)  // rows that are not there weigh nothing

@@ -39,7 +39,7 @@ static inline Sizes make_sizes(const Call& call) {
 
 // The projection W of one head as operands, and the constants of one segment's queries and keys.
 struct Head {
-    const float* panels;  // [features / 8][dim][8], left operand of logits
+    const float* panels;  // [features / 8][dim][8], left operand of logits, in the family's unit
     const float* weight;  // [features][width], right operand of gradients
     float norm;           // a key's log weight is norm |k|^2 + tilt . k
     const float *tilt, *offset, *query_scale, *key_scale;  // [dim], [rows], [dim], [dim]; or null
@@ -68,20 +68,23 @@ struct Scratch {
 
 static inline void set_head(const Sizes&, const Head&, Scratch&) {}
 
-// A family: features of logits, several vectors at once; `shift` is a key's log weight.
+// A family: features of logits, several vectors at once; `shift` is a key's log weight. Logits and shifts come in a unit
+// of the family's: W's left operand has its reciprocal as a factor.
 struct Exponential {
     static constexpr bool stabilised = true;
+    static constexpr float PER_UNIT = LOG2E;
     template <int N>
     static __attribute__((always_inline)) void form(__m512 (&x)[N], const __m512 (&shift)[N], __m512) {
 #pragma GCC unroll 16
         for (int i = 0; i < N; ++i) x[i] = _mm512_add_ps(x[i], shift[i]);
-        exponential(x);
+        exp2(x);
     }
     static __m512 vjp(__m512 grad, __m512 feature, __m512) { return _mm512_mul_ps(grad, feature); }
 };
 
 struct Relu {
     static constexpr bool stabilised = false;
+    static constexpr float PER_UNIT = 1;
     template <int N>
     static __attribute__((always_inline)) void form(__m512 (&x)[N], const __m512 (&)[N], __m512 epsilon) {
 #pragma GCC unroll 16
@@ -126,7 +129,7 @@ static inline __attribute__((always_inline)) void form_features(const Sizes& siz
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
         const bool offset = head.offset && first + i < sizes.rows;
-        c[2 * i] = c[2 * i + 1] = offset ? _mm512_set1_ps(head.offset[first + i]) : _mm512_setzero_ps();
+        c[2 * i] = c[2 * i + 1] = offset ? _mm512_set1_ps(head.offset[first + i] * Family::PER_UNIT) : _mm512_setzero_ps();
     }
     multiply<2, 1, ROWS>(c, head.panels + static_cast<std::size_t>(first) * sizes.dim, x, BLOCK, sizes.dim);
     __m512 shift[ROWS];

@@ -35,6 +35,15 @@ static inline void weigh_keys(const Sizes& sizes, const Head& head, int count, c
     }
 }
 
+// Log weights as shifts, relative to one of them.
+template <class Family>
+static inline void make_shifts(float* weights, float reference) {
+    for (int t = 0; t < BLOCK; t += LANES) {
+        const __m512 x = _mm512_sub_ps(_mm512_load_ps(weights + t), _mm512_set1_ps(reference));
+        _mm512_store_ps(weights + t, _mm512_mul_ps(x, _mm512_set1_ps(Family::PER_UNIT)));
+    }
+}
+
 // `count` rows of one head, one behind another, and zeros beyond `dim`.
 static inline void gather(const Sizes& sizes, const float* x, int count, float* out) {
     for (int t = 0; t < count; ++t)
@@ -66,10 +75,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const float* k
                 _mm512_store_ps(state + i, _mm512_mul_ps(_mm512_load_ps(state + i), factor));
             largest = here;
         }
-        if (weighted)
-            for (int t = 0; t < BLOCK; t += LANES)
-                _mm512_store_ps(scratch.shifts + t,
-                                _mm512_sub_ps(_mm512_load_ps(scratch.shifts + t), _mm512_set1_ps(largest)));
+        if (weighted) make_shifts<Family>(scratch.shifts, largest);
     }
     const __m512 added = _mm512_set1_ps(epsilon);
     const std::size_t ones = static_cast<std::size_t>(sizes.features) * sizes.width;
@@ -100,10 +106,11 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const float* k
 }
 
 // A left operand [features / 8][dim][8] from rows [features][width].
-static inline void pack_panels(const Sizes& sizes, const float* rows, float* out) {
+static inline void pack_panels(const Sizes& sizes, const float* rows, float factor, float* out) {
     for (int first = 0; first < sizes.features; first += ROWS)
         for (int d = 0; d < sizes.dim; ++d)
-            for (int i = 0; i < ROWS; ++i) *out++ = rows[static_cast<std::size_t>(first + i) * sizes.width + d];
+            for (int i = 0; i < ROWS; ++i) 
+                *out++ = factor * rows[static_cast<std::size_t>(first + i) * sizes.width + d];
 }
 
 // The state of a segment from those of its parts, `next` floats apart, as operands. The first part's is overwritten.
@@ -137,12 +144,12 @@ static inline void finish_state(const Sizes& sizes, float* parts, std::size_t ne
             _mm512_store_ps(out.values + i * sizes.width + d, i < sizes.rows ? x : _mm512_setzero_ps());
         }
     }
-    if (backward) pack_panels(sizes, out.values, out.panels);
+    if (backward) pack_panels(sizes, out.values, 1, out.panels);
 }
 
 // What of a state only the backward needs.
 static inline void reopen_state(const Sizes& sizes, const State& state) {
-    pack_panels(sizes, state.values, state.panels);
+    pack_panels(sizes, state.values, 1, state.panels);
 }
 
 // Numerators, counted from the centre, into scratch.joint, and denominators into scratch.sums, of the turned queries.

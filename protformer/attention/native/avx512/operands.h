@@ -79,12 +79,13 @@ static inline Head make_head(const Projection& projection, float norm, const flo
 }
 
 // Always true: every number is taken as it is.
+template <class Family>
 static inline bool pack_projection(const Sizes& sizes, const float* weight, const Projection& out) {
     for (int row = 0; row < sizes.features; ++row)
         for (int d = 0; d < sizes.width; ++d)
             out.weight[static_cast<std::size_t>(row) * sizes.width + d] =
                 row < sizes.rows && d < sizes.dim ? weight[static_cast<std::size_t>(row) * sizes.dim + d] : 0;
-    pack_panels(sizes, out.weight, out.panels);
+    pack_panels(sizes, out.weight, Family::PER_UNIT, out.panels);
     return true;
 }
 

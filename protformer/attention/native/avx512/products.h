@@ -1,4 +1,4 @@
-// Products of fp32 matrices on AVX-512, 8 rows by up to 32 columns at a time in registers, and e^x.
+// Products of fp32 matrices on AVX-512, 8 rows by up to 32 columns at a time in registers.
 //
 // The left operand is read number by number, the right one by vectors along its rows:
 //     c[i][j] += sum over k of a[i I + k K] b[k next + j]
@@ -63,7 +63,10 @@ static inline void add_product(float* c, bool fresh, const float* a, const float
         float* const at = c + column * LANES;
         __m512 x[ROWS * N];
 #pragma GCC unroll 16
-        for (int i = 0; i < ROWS * N; ++i) x[i] = _mm512_setzero_ps();
+        for (int i = 0; i < ROWS * N; ++i) {
+            x[i] = _mm512_setzero_ps();
+            _mm_prefetch(reinterpret_cast<const char*>(at + i / N * next + i % N * LANES), _MM_HINT_T0);
+        }
         multiply<N, I, K>(x, a, b + column * LANES, next, count);
         // (c is added last: a long sum then is rounded once for each product, and not for each of its terms)
 #pragma GCC unroll 16
@@ -75,33 +78,6 @@ static inline void add_product(float* c, bool fresh, const float* a, const float
     int column = 0;
     for (; column + 2 <= vectors; column += 2) columns(std::integral_constant<int, 2>(), column);
     if (column < vectors) columns(std::integral_constant<int, 1>(), column);
-}
-
-// x = e^x for each, within two units in the last place; 0 for very negative x. Several at once, step by step: in turn
-// their long chains of dependent steps would fill the scheduler. (Coefficients: the Cephes library's expf.)
-template <int N>
-static inline __attribute__((always_inline)) void exponential(__m512 (&x)[N]) {
-    constexpr float coefficients[] = {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f,
-                                      5.0000001201e-1f};
-    __m512 n[N], p[N];
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) n[i] = _mm512_roundscale_ps(_mm512_mul_ps(x[i], _mm512_set1_ps(LOG2E)), 0x08);
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) x[i] = _mm512_fnmadd_ps(n[i], _mm512_set1_ps(0.693359375f), x[i]);
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) x[i] = _mm512_fnmadd_ps(n[i], _mm512_set1_ps(-2.12194440e-4f), x[i]);
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) p[i] = _mm512_set1_ps(1.9875691500e-4f);
-#pragma GCC unroll 8
-    for (const float coefficient : coefficients)
-#pragma GCC unroll 16
-        for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], x[i], _mm512_set1_ps(coefficient));
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], x[i], _mm512_set1_ps(1.0f));
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) p[i] = _mm512_fmadd_ps(p[i], x[i], _mm512_set1_ps(1.0f));
-#pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) x[i] = _mm512_scalef_ps(p[i], n[i]);
 }
 
 }  // namespace favor
