@@ -57,15 +57,14 @@ def row_numbers(query: Tensor) -> Tensor:
 
 
 def state_numbers(query: Tensor, projection: Tensor, causal: bool) -> Tensor:
-    """Room for the states that can be kept, where the compiled fp32 engine may serve.
+    """Room for the states that can be kept, where a compiled CPU engine may serve.
 
     It depends on shapes alone, since a compiler has to know it. What is not written takes no memory.
     """
     total, heads, dim = query.shape
-    if query.device.type != "cpu" or query.dtype != torch.float32 or causal:
-        return query.new_empty(0)
     rows = projection.shape[-2]
-    return query.new_empty(total // shortest_kept(rows) * heads * state_size(rows, dim))
+    size = 0 if causal or query.device.type != "cpu" else state_size(rows, dim, query.dtype)
+    return query.new_empty(total // shortest_kept(rows) * heads * size, dtype=torch.float32)
 
 
 def shortest_kept(rows: int) -> int:
@@ -73,11 +72,21 @@ def shortest_kept(rows: int) -> int:
     return max(LONG + 1, KEPT_RATIO * rows)
 
 
-def state_size(rows: int, dim: int) -> int:
-    """Numbers of one head's state: values of each feature, sums, the values' centre and the largest weight, in lines of
-    16 numbers."""
+def state_size(rows: int, dim: int, dtype: torch.dtype) -> int:
+    """fp32 numbers that one head's state takes as the compiled engine of a type keeps it; 0 where there is none.
 
-    def lines(n: int) -> int:
-        return -(-n // 16) * 16
+    Both keep sums over keys of each feature, the values' centre and the largest weight (in a line of 16); the fp32
+    engine values `[features, dim]`, the bf16 engine tiles of 256 numbers, once over features and once over dimensions.
+    """
+    if dtype == torch.float32:
+        features, width = _up(rows, 16), _up(dim, 16)
+        return features * width + features + width + 16
+    if dtype != torch.bfloat16 or dim % 32:
+        return 0
+    features = _up(rows, 32)
+    tiles = features // 32 * (dim // 16 + 1) + dim // 32 * (features // 16)
+    return features + dim + 16 + 256 * tiles
 
-    return lines(rows) * lines(dim) + lines(rows) + lines(dim) + 16
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

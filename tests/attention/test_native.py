@@ -311,11 +311,12 @@ def test_states_fit_into_their_room():
     query = torch.empty(5000, 3, 24)
     states = state_numbers(query, torch.empty(1, 100, 24), causal=False)
     # six segments of 800 rows can be in 5000; 100 features are padded to 112, 24 dims to 32
-    assert states.numel() == 6 * 3 * state_size(100, 24) == 6 * 3 * (112 * 33 + 32 + 16)
+    assert states.numel() == 6 * 3 * state_size(100, 24, torch.float32) == 6 * 3 * (112 * 33 + 32 + 16)
     assert state_numbers(query.bfloat16(), torch.empty(1, 100, 24), causal=False).numel() == 0
-    # a fifth of one input's rows at most
+    # a fifth of one input's rows in fp32 at most, two fifths in bf16
     for rows, dim in ((512, 128), (256, 64), (64, 32), (64, 16)):
-        assert state_size(rows, dim) <= shortest_kept(rows) * dim / 5
+        assert state_size(rows, dim, torch.float32) <= shortest_kept(rows) * dim / 5
+        assert state_size(rows, max(dim, 32), torch.bfloat16) <= shortest_kept(rows) * max(dim, 32) / 5
 
 
 @for_each_type

@@ -95,7 +95,7 @@ class Engine {
             if (!parts_.empty() && static_cast<long>(parts_.size()) + parts > MOST_PARTS) break;
             const long size = ((length + parts - 1) / parts + BLOCK - 1) / BLOCK * BLOCK;
             const int count = static_cast<int>((length + size - 1) / size);
-            const bool keeps = KEEPS_STATES && length >= call_.shortest_kept, known = keeps && backward_;
+            const bool keeps = length >= call_.shortest_kept, known = keeps && backward_;
             const int place = static_cast<int>(kept_.size());
             for (long at = begin; at < end; at += size) {
                 if (!known) fresh_.push_back(parts_.size());
@@ -118,7 +118,6 @@ class Engine {
     void lay_out(Layout& layout) {
         heads_.assign(call_.projection_heads, {});
         for (Projection& head : heads_) head = take_projection(sizes_, layout);
-        log_weights_ = backward_ && weighted_ ? layout.take<float>(std::size_t(call_.heads) * call_.total) : nullptr;
         partial_ = layout.take<float>(parts_.size() * call_.heads * sizes_.state_floats());
         largest_ = layout.take<float>(parts_.size() * call_.heads);
         operands_.clear();
@@ -162,8 +161,7 @@ class Engine {
             const Piece& piece = whole_[(task - early) / sharing];
             key_pass(piece, begin, end, mine.state, mine.largest, mine.scratch);
             for (int h = begin; h < end; ++h)
-                finish_state(sizes_, mine.state + h * floats, 0, mine.largest + h, 0, 1, mine.operands[h].state,
-                             backward_);
+                finish_state(sizes_, mine.state + h * floats, 0, mine.largest + h, 0, 1, mine.operands[h].state);
             if (!backward_) {
                 query_pass(piece, begin, end, mine.operands.data(), mine.scratch);
                 return;
@@ -197,7 +195,7 @@ class Engine {
         each_segment([&](const Piece& piece, std::size_t at, const Operands& operands) {
             if (piece.known) return reopen_state(sizes_, operands.state);
             finish_state(sizes_, partial_ + at * floats, heads * floats, largest_ + at, heads, piece.parts,
-                         operands.state, backward_);
+                         operands.state);
         });
         each_part([&](const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
             if (backward_)
@@ -290,7 +288,7 @@ class Engine {
              [&](int h, const Head& head, long row, int count) {
                  add_keys<Family>(sizes_, head, rows(call_.key, row, h), rows(call_.value, row, h), count,
                                   call_.epsilon, states + h * sizes_.state_floats(), largest[h], row == piece.begin,
-                                  number(log_weights_, row, h), scratch, range);
+                                  number(call_.row_numbers, row, h), scratch, range);
              });
         report(piece, range);
     }
@@ -324,7 +322,7 @@ class Engine {
         walk(piece, begin, end, ahead({call_.key, call_.value}, {call_.grad_key, call_.grad_value}), scratch, SUB,
              [&](int h, const Head& head, long row, int count) {
                  grade_keys<Family>(sizes_, head, rows(call_.key, row, h), rows(call_.value, row, h), count,
-                                    call_.epsilon, number(log_weights_, row, h), *operands[h].state.largest, operands[h].grads,
+                                    call_.epsilon, number(call_.row_numbers, row, h), *operands[h].state.largest, operands[h].grads,
                                     rows(call_.grad_key, row, h), rows(call_.grad_value, row, h), scratch, range);
              });
         report(piece, range);
@@ -348,7 +346,7 @@ class Engine {
     std::vector<Projection> heads_;
     std::vector<Operands> operands_;  // [long segments][heads]
     std::vector<Worker> workers_;
-    float *log_weights_ = nullptr, *partial_ = nullptr, *largest_ = nullptr;
+    float *partial_ = nullptr, *largest_ = nullptr;
 };
 
 template <class... Families>

@@ -8,7 +8,7 @@
 
 namespace favor {
 
-constexpr bool READS_OUTPUT = false, KEEPS_STATES = false;  // a backward forms them anew
+constexpr bool READS_OUTPUT = false;  // a backward forms outputs and denominators anew; row numbers are log weights
 constexpr int BLOCK = 128;         // rows that a product over tokens takes at once
 constexpr int SUB = 32;            // rows whose features are formed at once
 
@@ -21,7 +21,11 @@ struct Sizes {
 
     std::size_t joint_tiles() const { return dim_tiles + 1; }  // values' columns and one tile for what belongs to ones
     std::size_t state_tiles() const { return feature_tiles * joint_tiles(); }
-    std::size_t kept_floats() const { return 0; }
+    // what of a finished state is kept for the backward: state_size of favor_settings.py
+    std::size_t kept_floats() const {
+        const std::size_t tiles = feature_steps * joint_tiles() + std::size_t(dim_steps) * feature_tiles;
+        return features + dim + LANES + tiles * LEFT / 2;
+    }
     std::size_t state_floats() const { return state_tiles() * RESULT; }
 };
 

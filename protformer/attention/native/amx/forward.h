@@ -104,7 +104,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const bf16* ke
         for (int part = 0; part < 2 * steps; ++part) {
             const int left = count - part * LANES;
             const __mmask16 there = lanes(left);
-            if (log_weights) _mm512_mask_storeu_ps(log_weights + part * LANES, there, shifts[part]);
+            _mm512_mask_storeu_ps(log_weights + part * LANES, there, shifts[part]);
             const __m512 shift = _mm512_sub_ps(shifts[part], _mm512_set1_ps(largest));
             shifts[part] = _mm512_mul_ps(shift, _mm512_set1_ps(LOG2E));
         }
@@ -154,7 +154,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const bf16* ke
 
 // The state of a segment from those of its parts, `next` floats apart, as operands. The first part's is overwritten.
 static inline void finish_state(const Sizes& sizes, float* parts, std::size_t next, const float* largest,
-                                std::size_t next_largest, int count, const State& out, bool backward) {
+                                std::size_t next_largest, int count, const State& out) {
     float most = largest[0];
     for (int part = 1; part < count; ++part) most = std::fmax(most, largest[part * next_largest]);
     *out.largest = most;
@@ -198,7 +198,7 @@ static inline void finish_state(const Sizes& sizes, float* parts, std::size_t ne
             tile[2 + odd] = to_bf16(sum - high);
         }
     }
-    if (!backward) return;
+    if (!out.over_dims) return;
     for (int row = 0; row < sizes.feature_tiles; ++row)
         for (int step = 0; step < sizes.dim_steps; ++step) {
             __m512i x[16];
@@ -212,6 +212,7 @@ static inline void finish_state(const Sizes& sizes, float* parts, std::size_t ne
         }
 }
 
+// (a state is kept with all its operands)
 static inline void reopen_state(const Sizes&, const State&) {}
 
 // Numerators, counted from the centre, and the reciprocals of denominators of 32 rows whose features are formed.

@@ -13,16 +13,19 @@ struct Operands {
     GradState grads;
 };
 
-static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& layout, float*) {
-    const std::size_t steps = sizes.feature_steps, plain = std::size_t(sizes.dim_steps) * sizes.feature_tiles * LEFT;
+// `kept`: where the state lies that the backward reads, or null.
+static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& layout, float* kept) {
+    const std::size_t plain = std::size_t(sizes.dim_steps) * sizes.feature_tiles * LEFT;
+    const bool whole = backward || kept;
+    if (!kept) kept = layout.take<float>(sizes.kept_floats());
     Operands x{};
-    x.state.over_features = layout.take<bf16>(steps * sizes.joint_tiles() * LEFT);
-    x.state.sums = layout.take<float>(sizes.features);
-    x.state.centre = layout.take<float>(sizes.dim);
-    x.state.largest = layout.take<float>(1);
+    x.state.sums = kept;
+    x.state.centre = x.state.sums + sizes.features;
+    x.state.largest = x.state.centre + sizes.dim;
+    x.state.over_features = reinterpret_cast<bf16*>(x.state.largest + LANES);
+    if (whole) x.state.over_dims = x.state.over_features + sizes.feature_steps * sizes.joint_tiles() * LEFT;
     if (!backward) return x;
-    x.state.over_dims = layout.take<bf16>(plain);
-    x.grads.over_features = layout.take<bf16>(steps * sizes.dim_tiles * LEFT);
+    x.grads.over_features = layout.take<bf16>(std::size_t(sizes.feature_steps) * sizes.dim_tiles * LEFT);
     x.grads.over_dims = layout.take<bf16>(plain);
     x.grads.added = layout.take<float>(sizes.features);
     return x;

@@ -8,8 +8,8 @@
 
 namespace favor {
 
-constexpr bool READS_OUTPUT = true, KEEPS_STATES = true;  // a backward reads them
-constexpr int BLOCK = 64;                                 // rows that are worked on at once
+constexpr bool READS_OUTPUT = true;  // a backward reads outputs; row numbers are denominators
+constexpr int BLOCK = 64;            // rows that are worked on at once
 constexpr int SUB = BLOCK;
 constexpr int GROUP = 64;  // features that are formed before a product over features takes them
 

@@ -115,7 +115,7 @@ static inline void pack_panels(const Sizes& sizes, const float* rows, float fact
 
 // The state of a segment from those of its parts, `next` floats apart, as operands. The first part's is overwritten.
 static inline void finish_state(const Sizes& sizes, float* parts, std::size_t next, const float* largest,
-                                std::size_t next_largest, int count, const State& out, bool backward) {
+                                std::size_t next_largest, int count, const State& out) {
     float most = largest[0];
     for (int part = 1; part < count; ++part) most = std::fmax(most, largest[part * next_largest]);
     *out.largest = most;
@@ -144,7 +144,7 @@ static inline void finish_state(const Sizes& sizes, float* parts, std::size_t ne
             _mm512_store_ps(out.values + i * sizes.width + d, i < sizes.rows ? x : _mm512_setzero_ps());
         }
     }
-    if (backward) pack_panels(sizes, out.values, 1, out.panels);
+    if (out.panels) pack_panels(sizes, out.values, 1, out.panels);
 }
 
 // What of a state only the backward needs.
