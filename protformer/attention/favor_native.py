@@ -1,8 +1,7 @@
 """The Performer as compiled code for CPUs with AVX-512 or, in bf16, AMX (`protformer.attention.native`).
 
-Half precision that the bf16 engine does not take goes through the fp32 engine, but for causal bf16 where a CPU has AMX:
-there chunks of PyTorch operations multiply faster. They also do what compiled code leaves undone, segments with logits
-out of its range.
+Half precision that the bf16 engine does not take goes through the fp32 engine. What compiled code leaves undone,
+segments with logits out of its range, the chunks of PyTorch operations do.
 """
 
 import math
@@ -70,11 +69,9 @@ def _serve_backward(
 def _form(query: Tensor, settings: Settings) -> tuple[torch.dtype, int]:
     """Type and head dimension that inputs are given to the engines in."""
     dim = query.shape[2]
-    if query.dtype == torch.bfloat16 and native.available(torch.bfloat16) is None:
-        if settings.causal:
-            return torch.bfloat16, dim
-        if settings.adaptation.key_scale is None:
-            return torch.bfloat16, -(-dim // _TILE) * _TILE
+    scaled = settings.adaptation.key_scale is not None
+    if query.dtype == torch.bfloat16 and not scaled and native.available(torch.bfloat16) is None:
+        return torch.bfloat16, -(-dim // _TILE) * _TILE
     return (torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype), dim
 
 

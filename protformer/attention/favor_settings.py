@@ -1,11 +1,13 @@
 """What a call of the Performer's operator is made of, as its engines take and give it."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from protformer.features import Adaptation
+
+_Size = Any  # an int; or a symbol, when a compiler asks
 
 # An engine may keep a segment's state for the backward where it has this many times more rows than features, so that
 # states are small beside the inputs; and more than LONG rows.
@@ -67,12 +69,12 @@ def state_numbers(query: Tensor, projection: Tensor, causal: bool) -> Tensor:
     return query.new_empty(total // shortest_kept(rows) * heads * size, dtype=torch.float32)
 
 
-def shortest_kept(rows: int) -> int:
+def shortest_kept(rows: _Size) -> _Size:
     """Length of the shortest segment whose state is kept."""
-    return max(LONG + 1, KEPT_RATIO * rows)
+    return torch.sym_max(LONG + 1, KEPT_RATIO * rows)
 
 
-def state_size(rows: int, dim: int, dtype: torch.dtype) -> int:
+def state_size(rows: _Size, dim: _Size, dtype: torch.dtype) -> _Size:
     """fp32 numbers that one head's state takes as the compiled engine of a type keeps it; 0 where there is none.
 
     Both keep sums over keys of each feature, the values' centre and the largest weight (in a line of 16); the fp32
@@ -88,5 +90,5 @@ def state_size(rows: int, dim: int, dtype: torch.dtype) -> int:
     return features + dim + 16 + 256 * tiles
 
 
-def _up(number: int, multiple: int) -> int:
+def _up(number: _Size, multiple: int) -> _Size:
     return -(-number // multiple) * multiple

@@ -62,8 +62,6 @@ def supported(query: Tensor, projection: Tensor, family: str, causal: bool, adap
     if family not in _FAMILIES:
         return f"the family {family!r} is not written"
     low = query.dtype == torch.bfloat16
-    if low and causal:
-        return "causal attention is not written for bf16"
     if low and (adaptation.query_scale is not None or adaptation.key_scale is not None):
         return "scaled queries and keys are no bf16 numbers"
     if query.shape[-1] % (32 if low else 1) or not 0 < query.shape[-1] <= MOST_DIM:

@@ -42,7 +42,6 @@ class Engine {
     Engine(const Call& call, bool backward) : call_(call), backward_(backward) {
         sizes_ = make_sizes(call);
         norm_ = -0.5f * call.norm_weight / std::sqrt(static_cast<float>(call.dim));
-        weighted_ = Family::stabilised && (norm_ != 0 || call.tilt);
     }
 
     // Fresh memory in few large pages: 16 MB in small ones cost as much time to map as all the arithmetic takes.
@@ -118,6 +117,8 @@ class Engine {
     void lay_out(Layout& layout) {
         heads_.assign(call_.projection_heads, {});
         for (Projection& head : heads_) head = take_projection(sizes_, layout);
+        const bool spare = call_.causal && backward_;
+        spare_ = spare ? layout.take<float>(2 * std::size_t(call_.heads) * call_.total) : nullptr;
         partial_ = layout.take<float>(parts_.size() * call_.heads * sizes_.state_floats());
         largest_ = layout.take<float>(parts_.size() * call_.heads);
         operands_.clear();
@@ -224,9 +225,12 @@ class Engine {
                                     first(call_.out),        first(call_.grad_query),
                                     first(call_.grad_key),   first(call_.grad_value),
                                     number(call_.row_numbers, piece.begin, h),
+                                    spare_ ? spare_ + 2 * (h * call_.total + piece.begin) : nullptr,
                                     piece.end - piece.begin};
             Scratch& scratch = workers_[worker].scratch;
-            if (!serve_causal<Family>(sizes_, head_of(piece, h), sequence, call_.epsilon, backward_, scratch))
+            const Head head = head_of(piece, h);
+            set_head(sizes_, head, scratch);
+            if (!serve_causal<Family>(sizes_, head, sequence, call_.epsilon, backward_, scratch))
                 __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
         });
     }
@@ -338,7 +342,6 @@ class Engine {
     const bool backward_;
     Sizes sizes_{};
     float norm_;
-    bool weighted_;
     std::vector<Piece> whole_, parts_;
     std::vector<std::size_t> fresh_;  // parts without a state yet
     std::vector<float*> kept_;        // [long segments] where their states are kept, or null
@@ -346,7 +349,7 @@ class Engine {
     std::vector<Projection> heads_;
     std::vector<Operands> operands_;  // [long segments][heads]
     std::vector<Worker> workers_;
-    float *partial_ = nullptr, *largest_ = nullptr;
+    float *partial_ = nullptr, *largest_ = nullptr, *spare_ = nullptr;
 };
 
 template <class... Families>

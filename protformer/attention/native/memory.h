@@ -18,6 +18,7 @@ class Layout {
         return reinterpret_cast<T*>(base_ + at);
     }
     std::size_t size() const { return size_; }
+    bool real() const { return base_; }
 
   private:
     char* base_;

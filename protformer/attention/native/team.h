@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+
+#include "vectors.h"
 
 namespace favor {
 
@@ -30,8 +33,19 @@ struct Call {
 struct Sequence {
     const Element *query, *key, *value, *grad_out;
     Element *out, *grad_query, *grad_key, *grad_value;
-    float* row_numbers;
+    float *row_numbers, *spare;  // [length], [2 length]: the latter is a backward's own
     long length;
+};
+
+// Weights of one segment's keys in causal attention, relative to the first; a row meets those of its own past alone, so they have to
+// be near one another.
+struct Weights {
+    float first = 0, smallest = INFINITY, largest = -INFINITY;
+    void see(float weight) {
+        smallest = std::fmin(smallest, weight);
+        largest = std::fmax(largest, weight);
+    }
+    bool spread() const { return !(largest - smallest <= PLAIN_RANGE) && smallest <= largest; }
 };
 
 // Runs body(task, worker) for each task on up to `threads` workers of the caller's OpenMP pool.

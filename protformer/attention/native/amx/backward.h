@@ -26,9 +26,53 @@ static inline void store_rows(const Sizes& sizes, const float* tiles, bf16* out,
     }
 }
 
-// G of 32 rows: left operand `grads`, its turned tiles for step `step` of the block, and its last column.
+// Rows of gradients of queries, or of keys without weights, from those of logits.
+static inline void grade_inputs(const Sizes& sizes, const Head& head, bf16* out, int count, Scratch& scratch) {
+    for (int pair = 0; pair < sizes.dim_steps; ++pair) {
+        float* tiles = scratch.joint + pair * 4 * RESULT;
+        multiply<2, 2>({tiles, RESULT, 2 * RESULT}, nullptr,
+                       left_tiles(scratch.grad_logits, sizes.feature_steps * LEFT, LEFT),
+                       {head.over_features + 2 * pair * LEFT, LEFT, static_cast<std::size_t>(sizes.dim_tiles) * LEFT},
+                       sizes.feature_steps);
+        store_rows(sizes, tiles, out + pair * STEP, count);
+    }
+}
+
+// Rows of gradients of keys; `totals`: of their log weights, still to be summed over the lanes.
+static inline void grade_weighted(const Sizes& sizes, const Head& head, Rows keys, const __m512 (&totals)[2][LANES],
+                                  bool weighted, bf16* grad_key, int count, Scratch& scratch) {
+    if (!weighted) return grade_inputs(sizes, head, grad_key, count, scratch);
+    alignas(64) float grad_weights[SUB];
+    for (int half = 0; half < 2; ++half) _mm512_store_ps(grad_weights + half * LANES, lane_sums(totals[half]));
+    for (int pair = 0; pair < sizes.dim_steps; ++pair) {
+        float* tiles = scratch.joint + pair * 4 * RESULT;
+        multiply<2, 2>({tiles, RESULT, 2 * RESULT}, nullptr,
+                       left_tiles(scratch.grad_logits, sizes.feature_steps * LEFT, LEFT),
+                       {head.over_features + 2 * pair * LEFT, LEFT, static_cast<std::size_t>(sizes.dim_tiles) * LEFT},
+                       sizes.feature_steps);
+        __m512 tilt_a = _mm512_setzero_ps(), tilt_b = tilt_a;
+        if (head.tilt) {
+            tilt_a = _mm512_loadu_ps(head.tilt + pair * STEP);
+            tilt_b = _mm512_loadu_ps(head.tilt + pair * STEP + LANES);
+        }
+        const __m512 doubled = _mm512_set1_ps(2 * head.norm);
+        for (int t = 0; t < count; ++t) {
+            const float* row = tiles + t / LANES * 2 * RESULT + t % LANES * LANES;
+            const bf16* x = keys.at + t * keys.stride + pair * STEP;
+            const __m512 share = _mm512_set1_ps(grad_weights[t]);
+            const __m512 a = _mm512_fmadd_ps(load_bf16(x), doubled, tilt_a);
+            const __m512 b = _mm512_fmadd_ps(load_bf16(x + LANES), doubled, tilt_b);
+            store(grad_key + t * sizes.stride + pair * STEP,
+                  round_pair(_mm512_fmadd_ps(a, share, _mm512_loadu_ps(row)),
+                             _mm512_fmadd_ps(b, share, _mm512_loadu_ps(row + RESULT))));
+        }
+    }
+}
+
+// G of 32 rows: left operand `grads`, its turned tiles for step `step` of the block, and its last column, which is formed
+// from the numerators in `joint` or, `known`, taken as it is.
 static inline void form_grads(const Sizes& sizes, Rows grad_out, const float (&reciprocals)[SUB], int step,
-                              Scratch& scratch, float (&last)[SUB]) {
+                              Scratch& scratch, float (&last)[SUB], bool known = false) {
     const std::size_t width = sizes.joint_tiles();
     for (int half = 0; half < 2; ++half) {
         __m512 inner[16];
@@ -48,7 +92,7 @@ static inline void form_grads(const Sizes& sizes, Rows grad_out, const float (&r
             }
         }
         const __m512 sums = _mm512_mul_ps(lane_sums(inner), _mm512_loadu_ps(reciprocals + half * LANES));
-        _mm512_storeu_ps(last + half * LANES, _mm512_sub_ps(_mm512_setzero_ps(), sums));
+        if (!known) _mm512_storeu_ps(last + half * LANES, _mm512_sub_ps(_mm512_setzero_ps(), sums));
     }
     for (int pair = 0; pair < sizes.dim_steps; ++pair) {
         __m512i low[16], high[16];
@@ -118,14 +162,7 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const bf1
                                       Family::vjp(b, _mm512_loadu_ps(kept + RESULT), added)));
             }
         }
-        for (int pair = 0; pair < sizes.dim_steps; ++pair) {
-            float* tiles = scratch.joint + pair * 4 * RESULT;
-            multiply<2, 2>(
-                {tiles, RESULT, 2 * RESULT}, nullptr, left_tiles(scratch.grad_logits, sizes.feature_steps * LEFT, LEFT),
-                {head.over_features + 2 * pair * LEFT, LEFT, static_cast<std::size_t>(sizes.dim_tiles) * LEFT},
-                sizes.feature_steps);
-            store_rows(sizes, tiles, grad_query + step * SUB * sizes.stride + pair * STEP, here);
-        }
+        grade_inputs(sizes, head, grad_query + step * SUB * sizes.stride, here, scratch);
     }
     const std::size_t next = static_cast<std::size_t>(sizes.feature_tiles);
     const Right features{scratch.paired, LEFT, next * LEFT};
@@ -234,36 +271,13 @@ static inline void grade_keys(const Sizes& sizes, const Head& head, const bf16* 
             if (weighted) total = _mm512_add_ps(total, _mm512_add_ps(a, b));
         }
     }
-    alignas(64) float grad_weights[SUB];
-    if (weighted)
-        for (int half = 0; half < 2; ++half) _mm512_store_ps(grad_weights + half * LANES, lane_sums(totals[half]));
-    for (int pair = 0; pair < sizes.dim_steps; ++pair) {
-        float* tiles = scratch.joint + pair * 4 * RESULT;
-        multiply<2, 2>({tiles, RESULT, 2 * RESULT}, nullptr,
-                       left_tiles(scratch.grad_logits, sizes.feature_steps * LEFT, LEFT),
-                       {head.over_features + 2 * pair * LEFT, LEFT, static_cast<std::size_t>(sizes.dim_tiles) * LEFT},
-                       sizes.feature_steps);
-        if (!weighted) {
-            store_rows(sizes, tiles, grad_key + pair * STEP, count);
-            continue;
-        }
-        __m512 tilt_a = _mm512_setzero_ps(), tilt_b = tilt_a;
-        if (head.tilt) {
-            tilt_a = _mm512_loadu_ps(head.tilt + pair * STEP);
-            tilt_b = _mm512_loadu_ps(head.tilt + pair * STEP + LANES);
-        }
-        const __m512 doubled = _mm512_set1_ps(2 * head.norm);
-        for (int t = 0; t < count; ++t) {
-            const float* row = tiles + t / LANES * 2 * RESULT + t % LANES * LANES;
-            const bf16* x = keys.at + t * keys.stride + pair * STEP;
-            const __m512 share = _mm512_set1_ps(grad_weights[t]);
-            const __m512 a = _mm512_fmadd_ps(load_bf16(x), doubled, tilt_a);
-            const __m512 b = _mm512_fmadd_ps(load_bf16(x + LANES), doubled, tilt_b);
-            store(grad_key + t * sizes.stride + pair * STEP,
-                  round_pair(_mm512_fmadd_ps(a, share, _mm512_loadu_ps(row)),
-                             _mm512_fmadd_ps(b, share, _mm512_loadu_ps(row + RESULT))));
-        }
-    }
+    grade_weighted(sizes, head, keys, totals, weighted, grad_key, count, scratch);
 }
+
+// What finished states of one segment and head are kept in.
+struct Operands {
+    State state;
+    GradState grads;
+};
 
 }  // namespace favor

@@ -56,6 +56,8 @@ struct Head {
 
 using Ahead = AheadOf<bf16>;
 
+struct CausalScratch;
+
 // One worker's buffers, each of a fixed place in its own memory. Tiles unless said otherwise.
 struct Scratch {
     bf16* keys;          // [dim_steps][8] right operand: keys of a block, over dims
@@ -73,6 +75,7 @@ struct Scratch {
     float* starts;       // [2][feature_steps][2][2] offsets as results to start from, by features and by tokens
     Ahead ahead;         // input rows to come
     int ones;            // tokens that the ones in `values` are for
+    CausalScratch* causal;
 };
 
 // A family: features of logits, several vectors at once; a key's factor e^weight comes as `shift`, in units of log 2.

@@ -152,6 +152,38 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const bf16* ke
     }
 }
 
+// Operands of a state [feature_tiles][dim_tiles + 1] with the sums of `out`.
+static inline void pack_state(const Sizes& sizes, const float* state, const State& out) {
+    const auto row_of = [&](int i, int column) __attribute__((always_inline)) {
+        return state + (i / LANES * sizes.joint_tiles() + column) * RESULT + i % LANES * LANES;
+    };
+    for (int i = 0; i < sizes.features; i += 2) {
+        bf16* tile = out.over_features + i / STEP * sizes.joint_tiles() * LEFT + i % STEP / 2 * STEP;
+        for (int column = 0; column < sizes.dim_tiles; ++column, tile += LEFT) {
+            const __m512 a = _mm512_loadu_ps(row_of(i, column)), b = _mm512_loadu_ps(row_of(i + 1, column));
+            store(tile, interleave(round_pair(a, b)));
+        }
+        store(tile, _mm512_setzero_si512());
+        for (int odd = 0; odd < 2; ++odd) {
+            const float sum = out.sums[i + odd], high = round_bf16(sum);
+            tile[odd] = to_bf16(high);
+            tile[2 + odd] = to_bf16(sum - high);
+        }
+    }
+    if (!out.over_dims) return;
+    for (int row = 0; row < sizes.feature_tiles; ++row)
+        for (int step = 0; step < sizes.dim_steps; ++step) {
+            __m512i x[16];
+            for (int i = 0; i < LANES; ++i) {
+                const float* pair = row_of(row * LANES + i, 2 * step);
+                x[i] = round_pair(_mm512_loadu_ps(pair), _mm512_loadu_ps(pair + RESULT));
+            }
+            transpose(x);
+            bf16* tile = out.over_dims + (step * sizes.feature_tiles + row) * LEFT;
+            for (int r = 0; r < LANES; ++r) store(tile + r * STEP, x[r]);
+        }
+}
+
 // The state of a segment from those of its parts, `next` floats apart, as operands. The first part's is overwritten.
 static inline void finish_state(const Sizes& sizes, float* parts, std::size_t next, const float* largest,
                                 std::size_t next_largest, int count, const State& out) {
@@ -185,31 +217,7 @@ static inline void finish_state(const Sizes& sizes, float* parts, std::size_t ne
             _mm512_storeu_ps(row, i < sizes.rows ? x : _mm512_setzero_ps());
         }
     }
-    for (int i = 0; i < sizes.features; i += 2) {
-        bf16* tile = out.over_features + i / STEP * sizes.joint_tiles() * LEFT + i % STEP / 2 * STEP;
-        for (int column = 0; column < sizes.dim_tiles; ++column, tile += LEFT) {
-            const __m512 a = _mm512_loadu_ps(row_of(i, column)), b = _mm512_loadu_ps(row_of(i + 1, column));
-            store(tile, interleave(round_pair(a, b)));
-        }
-        store(tile, _mm512_setzero_si512());
-        for (int odd = 0; odd < 2; ++odd) {
-            const float sum = out.sums[i + odd], high = round_bf16(sum);
-            tile[odd] = to_bf16(high);
-            tile[2 + odd] = to_bf16(sum - high);
-        }
-    }
-    if (!out.over_dims) return;
-    for (int row = 0; row < sizes.feature_tiles; ++row)
-        for (int step = 0; step < sizes.dim_steps; ++step) {
-            __m512i x[16];
-            for (int i = 0; i < LANES; ++i) {
-                const float* pair = row_of(row * LANES + i, 2 * step);
-                x[i] = round_pair(_mm512_loadu_ps(pair), _mm512_loadu_ps(pair + RESULT));
-            }
-            transpose(x);
-            bf16* tile = out.over_dims + (step * sizes.feature_tiles + row) * LEFT;
-            for (int r = 0; r < LANES; ++r) store(tile + r * STEP, x[r]);
-        }
+    pack_state(sizes, parts, out);
 }
 
 // (a state is kept with all its operands)

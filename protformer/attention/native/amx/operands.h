@@ -2,16 +2,12 @@
 
 #pragma once
 
+#include <new>
+
 #include "../memory.h"
-#include "backward.h"
+#include "causal.h"
 
 namespace favor {
-
-// What finished states of one segment and head are kept in.
-struct Operands {
-    State state;
-    GradState grads;
-};
 
 // `kept`: where the state lies that the backward reads, or null.
 static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& layout, float* kept) {
@@ -31,7 +27,24 @@ static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& 
     return x;
 }
 
-static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool, Layout& layout) {
+static inline void take_causal(const Sizes& sizes, bool backward, Layout& layout, Scratch& scratch) {
+    const std::size_t dims = sizes.dim_steps, steps = sizes.feature_steps;
+    scratch.causal = layout.take<CausalScratch>(1);
+    CausalScratch x{};
+    for (bf16** left : {&x.queries, &x.keys, &x.queries_paired, &x.keys_paired, &x.keys_over, &x.keys_turned})
+        *left = layout.take<bf16>(2 * steps * LEFT);
+    for (bf16** left : {&x.mixing, &x.grad_mixing}) *left = layout.take<bf16>(2 * LEFT);
+    for (bf16** left : {&x.rows, &x.values_over, &x.grads_paired}) *left = layout.take<bf16>(2 * dims * LEFT);
+    for (float** kept : {&x.query_kept, &x.key_kept}) *kept = layout.take<float>(4 * steps * RESULT);
+    x.tiles = layout.take<float>(4 * RESULT);
+    x.state = layout.take<float>(sizes.state_floats());
+    x.centre = layout.take<float>(sizes.dim);
+    x.nothing = layout.take<float>(sizes.dim);
+    x.operands = take_operands(sizes, backward, layout, nullptr);
+    if (layout.real()) new (scratch.causal) CausalScratch(x);
+}
+
+static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool causal, Layout& layout) {
     const std::size_t dims = sizes.dim_steps, steps = sizes.feature_steps, width = sizes.joint_tiles();
     Scratch x{};
     x.keys = layout.take<bf16>(dims * 8 * LEFT);
@@ -43,6 +56,7 @@ static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool, Layo
     x.joint = layout.take<float>(2 * width * RESULT);
     x.starts = layout.take<float>(2 * steps * 4 * RESULT);
     x.ones = -1;
+    if (causal) take_causal(sizes, backward, layout, x);
     if (!backward) return x;
     x.paired = layout.take<bf16>(4 * 2 * steps * LEFT);
     x.grads = layout.take<bf16>(2 * dims * LEFT);
@@ -95,12 +109,6 @@ static inline bool pack_projection(const Sizes& sizes, const float* weight, cons
             for (int r = 0; r < LANES; ++r) store(turned + r * STEP, x[r]);
         }
     return inexact == 0;
-}
-
-// Causal attention is not written for bf16: the door keeps such calls out.
-template <class Family>
-static inline bool serve_causal(const Sizes&, const Head&, const Sequence&, float, bool, Scratch&) {
-    return false;
 }
 
 }  // namespace favor

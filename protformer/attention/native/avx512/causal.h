@@ -13,13 +13,6 @@
 
 namespace favor {
 
-// Weights of one segment's keys, relative to the first of them; a row meets those of its own past alone, so they have to
-// be near one another.
-struct Weights {
-    float first = 0, smallest = INFINITY, largest = -INFINITY;
-    bool spread() const { return !(largest - smallest <= PLAIN_RANGE) && smallest <= largest; }
-};
-
 template <class Family>
 class Causal {
   public:
@@ -158,10 +151,7 @@ class Causal {
         if (weighted_) {
             weigh_keys(sizes_, head_, count_, s_, s_.shifts);
             if (first) weights_.first = s_.shifts[0];
-            for (int t = 0; t < count_; ++t) {
-                weights_.smallest = std::fmin(weights_.smallest, s_.shifts[t]);
-                weights_.largest = std::fmax(weights_.largest, s_.shifts[t]);
-            }
+            for (int t = 0; t < count_; ++t) weights_.see(s_.shifts[t]);
             make_shifts<Family>(s_.shifts, weights_.first);
         }
         form_all(weighted_ ? s_.shifts : nullptr, s_.key_features);
