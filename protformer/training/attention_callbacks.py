@@ -42,7 +42,7 @@ def attention_callbacks(config: DictConfig, trunk: ProteinEncoder, data: PackedD
         if moving:
             callbacks.append(MovingStatistics(moving))
     if config.diagnostics.every and favor is None:
-        log.warning("Exact attention has no random features to diagnose: diagnostics.every has no effect.")
+        log.warning("This attention has no random features to diagnose: diagnostics.every has no effect.")
     elif config.diagnostics.every:
         callbacks.append(AttentionDiagnostics(every=config.diagnostics.every, probe=probe()))
     return callbacks

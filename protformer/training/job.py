@@ -61,7 +61,8 @@ class JobSettings:
     @property
     def run_name(self) -> str:
         attention = self.choices.get("attention", "")
-        features = [self.choices.get("features", "")] if attention != "exact" else []
+        featured = "features" in (self.config.get("attention") or {})
+        features = [self.choices.get("features", "")] if featured else []
         names = [self.choices.get("task", "run"), attention, *features, self.choices.get("model", "")]
         return " ".join([*filter(None, names), f"seed {self.config['seed']}"])
 

@@ -201,7 +201,7 @@ def test_exact_attention_has_nothing_to_diagnose(caplog):
     with caplog.at_level(logging.WARNING):
         train(max_steps=1, exact=True, diagnostics=EACH_STEP)
     said = [r.getMessage() for r in caplog.records if "diagnostics" in r.getMessage()]
-    assert said == ["Exact attention has no random features to diagnose: diagnostics.every has no effect."]
+    assert said == ["This attention has no random features to diagnose: diagnostics.every has no effect."]
 
 
 @pytest.mark.parametrize("bad", [{"every": -1}, {"every": 1, "rows": 0}, {"every": 1, "tokens": 0}])

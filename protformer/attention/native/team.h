@@ -35,6 +35,15 @@ struct Sequence {
     Element *out, *grad_query, *grad_key, *grad_value;
     float *row_numbers, *spare;  // [length], [2 length]: the latter is a backward's own
     long length;
+
+    // Fetches rows from `at` on of all that a pass reads and writes.
+    void fetch(long at, long rows, std::size_t stride, std::size_t dim, bool backward) const {
+        rows = std::min(rows, length - at);
+        if (at < 0 || rows <= 0) return;
+        for (const Element* x : {query, key, value}) fetch_rows(x + at * stride, stride, dim, rows, false);
+        if (!backward) return fetch_rows<Element>(out + at * stride, stride, dim, rows, true);
+        fetch_rows(grad_out + at * stride, stride, dim, rows, false);
+    }
 };
 
 // Weights of one segment's keys in causal attention, relative to the first; a row meets those of its own past alone, so they have to

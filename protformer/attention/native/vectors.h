@@ -98,6 +98,20 @@ struct Range {
     bool left(float limit) const { return _mm512_reduce_max_ps(largest) > limit; }
 };
 
+// Rows that will be needed soon, all at once: where much is computed in between.
+template <class Element>
+static inline void fetch_rows(const Element* x, std::size_t stride, std::size_t dim, long rows, bool written) {
+    if (!x) return;
+    for (long t = 0; t < rows; ++t)
+        for (std::size_t d = 0; d < dim; d += 64 / sizeof(Element)) {
+            const Element* line = x + t * stride + d;
+            if (written)
+                asm volatile("prefetchw %0" ::"m"(*line));
+            else
+                _mm_prefetch(reinterpret_cast<const char*>(line), _MM_HINT_T1);
+        }
+}
+
 // Lines that will be needed soon, fetched one by one between arithmetic, because a burst of them blocks every other
 // load. All heads' lines of a row in turn, where heads by themselves would take two of each. Tensors have the same
 // layout, so that one distance serves those that will be read and those that will be written.

@@ -40,7 +40,7 @@ class Causal {
     bool forward() {
         begin_walk(0);
         for (long at = 0; at < rows_.length; at += SUB) {
-            begin(at);
+            begin(at, at + SUB);
             form_queries(nullptr, nullptr);
             form_keys(nullptr);
             form_values(of(rows_.value), z_.stride);
@@ -59,9 +59,10 @@ class Causal {
     }
 
     bool backward() {
+        backward_ = true;
         begin_walk(1024);
         for (long at = 0; at < rows_.length; at += SUB) {
-            begin(at);
+            begin(at, at + SUB);
             form_queries(c_.query_kept, nullptr);
             form_keys(nullptr);
             form_centred_values();
@@ -82,7 +83,7 @@ class Causal {
         std::fill(c_.nothing, c_.nothing + z_.dim, 0.0f);
         const long end = (rows_.length - 1) / SUB * SUB;
         for (long at = end; at >= 0; at -= SUB) {
-            begin(at);
+            begin(at, at - SUB);
             form_queries(nullptr, c_.queries_paired);
             form_keys(c_.key_kept);
             form_centred_values();
@@ -111,8 +112,10 @@ class Causal {
         return x + at_ * static_cast<long>(z_.stride);
     }
 
-    void begin(long at) {
+    // `next` is the block that comes after.
+    void begin(long at, long next) {
         at_ = at;
+        rows_.fetch(next, SUB, z_.stride, z_.dim, backward_);
         count_ = static_cast<int>(std::min<long>(SUB, rows_.length - at));
     }
 
@@ -394,7 +397,7 @@ class Causal {
     Scratch& s_;
     CausalScratch& c_;
     const float epsilon_;
-    bool weighted_;
+    bool weighted_, backward_ = false;
     Range range_;
     Weights weights_;
     Rows keys_{};

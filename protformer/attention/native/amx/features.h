@@ -10,6 +10,7 @@ namespace favor {
 
 constexpr bool READS_OUTPUT = false;  // a backward forms outputs and denominators anew; row numbers are log weights
 constexpr int BLOCK = 128;         // rows that a product over tokens takes at once
+constexpr int MOST_FEATURES = 512;  // as in __init__.py
 constexpr int SUB = 32;            // rows whose features are formed at once
 
 // `features` is padded to a multiple of 32 by rows of zeros in the projection: whatever feature they have meets zeros

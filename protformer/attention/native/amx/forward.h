@@ -157,6 +157,14 @@ static inline void pack_state(const Sizes& sizes, const float* state, const Stat
     const auto row_of = [&](int i, int column) __attribute__((always_inline)) {
         return state + (i / LANES * sizes.joint_tiles() + column) * RESULT + i % LANES * LANES;
     };
+    alignas(64) bf16 high[MOST_FEATURES], low[MOST_FEATURES];
+    for (int i = 0; i < sizes.features; i += 32) {
+        const __m512 a = _mm512_loadu_ps(out.sums + i), b = _mm512_loadu_ps(out.sums + i + LANES);
+        const __m512i rounded = round_pair(a, b);
+        store(high + i, rounded);
+        store(low + i, round_pair(_mm512_sub_ps(a, widen(_mm512_castsi512_si256(rounded))),
+                                  _mm512_sub_ps(b, widen(_mm512_extracti64x4_epi64(rounded, 1)))));
+    }
     for (int i = 0; i < sizes.features; i += 2) {
         bf16* tile = out.over_features + i / STEP * sizes.joint_tiles() * LEFT + i % STEP / 2 * STEP;
         for (int column = 0; column < sizes.dim_tiles; ++column, tile += LEFT) {
@@ -164,11 +172,10 @@ static inline void pack_state(const Sizes& sizes, const float* state, const Stat
             store(tile, interleave(round_pair(a, b)));
         }
         store(tile, _mm512_setzero_si512());
-        for (int odd = 0; odd < 2; ++odd) {
-            const float sum = out.sums[i + odd], high = round_bf16(sum);
-            tile[odd] = to_bf16(high);
-            tile[2 + odd] = to_bf16(sum - high);
-        }
+        std::uint32_t pair[2];  // what bf16 numbers hold of two sums, and what of the rest the next ones hold
+        __builtin_memcpy(&pair[0], high + i, 4);
+        __builtin_memcpy(&pair[1], low + i, 4);
+        __builtin_memcpy(tile, pair, 8);
     }
     if (!out.over_dims) return;
     for (int row = 0; row < sizes.feature_tiles; ++row)

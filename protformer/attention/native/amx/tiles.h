@@ -138,23 +138,6 @@ static inline __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_e
 
 static inline __m512 load_bf16(const bf16* x) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
 
-// x, what of it a bf16 number holds, and what of the rest the next one holds.
-static inline float round_bf16(float x) {
-    std::uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    if ((bits & 0x7fffffff) > 0x7f800000) return x;
-    bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
-    __builtin_memcpy(&x, &bits, 4);
-    return x;
-}
-
-static inline bf16 to_bf16(float x) {
-    x = round_bf16(x);
-    std::uint32_t bits;
-    __builtin_memcpy(&bits, &x, 4);
-    return static_cast<bf16>(bits >> 16);
-}
-
 // One row of a right operand from [a0 .. a15, b0 .. b15]: [a0, b0, a1, b1, ...].
 static inline __m512i interleave(__m512i halves) {
     alignas(64) static const std::uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,

@@ -26,7 +26,7 @@ class Causal {
         clear_state();
         set_centre(0);
         for (long at = 0; at < rows_.length; at += BLOCK) {
-            begin(at);
+            begin(at, at + BLOCK);
             form_keys(at == 0);
             form_queries();
             gather_values();
@@ -55,10 +55,11 @@ class Causal {
     }
 
     bool backward() {
+        backward_ = true;
         clear_state();
         set_centre(1024);
         for (long at = 0; at < rows_.length; at += BLOCK) {
-            begin(at);
+            begin(at, at + BLOCK);
             form_keys(at == 0);
             form_queries();
             form_values_and_grads();
@@ -74,7 +75,7 @@ class Causal {
         clear_state();
         const long last = (rows_.length - 1) / BLOCK * BLOCK;
         for (long at = last; at >= 0; at -= BLOCK) {
-            begin(at);
+            begin(at, at - BLOCK);
             form_keys(false);
             form_queries();
             form_values_and_grads();
@@ -103,8 +104,10 @@ class Causal {
 
     bool in_range() const { return !range_.left(RANGE * Family::PER_UNIT) && !weights_.spread(); }
 
-    void begin(long at) {
+    // `next` is the block that comes after.
+    void begin(long at, long next) {
         at_ = at;
+        rows_.fetch(next, BLOCK, sizes_.stride, sizes_.dim, backward_);
         count_ = static_cast<int>(std::min<long>(BLOCK, rows_.length - at));
         columns_ = token_vectors(count_);
     }
@@ -318,7 +321,7 @@ class Causal {
     const Sequence& rows_;
     Scratch& s_;
     const float epsilon_;
-    bool weighted_;
+    bool weighted_, backward_ = false;
     Range range_;
     Weights weights_;
     long at_ = 0;
