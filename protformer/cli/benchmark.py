@@ -19,6 +19,7 @@ EPILOG = """\
 examples:
   protformer benchmark attention
   protformer benchmark attention --lengths 16384 --features 64 --dtype bf16 --limit 60 --json rows.json
+  protformer benchmark attention --lengths 256,1024,4096,16384,65536 --plot cost.png
   protformer benchmark attention --maps all --features 256 --lengths 4096 --direction forward
   protformer benchmark attention --pack proteins.fasta.gz --pack-size 32
   protformer benchmark attention --crossover --features 256
@@ -103,6 +104,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="measure the peak of a call, in one more call (default yes)",
     )
     add("--json", type=Path, metavar="PATH", help="write the rows: a JSON array, or a row a line in PATH.jsonl")
+    add("--plot", type=Path, metavar="PATH", help="draw time and memory against length: .png, .svg or .pdf")
 
 
 def number(text: str) -> int:
@@ -147,6 +149,7 @@ def run(args: argparse.Namespace) -> int:
     from protformer.evaluation.attention_benchmark import (
         Settings,
         check_rows_file,
+        plot_rows,
         print_rows,
         run_benchmark,
         write_rows,
@@ -175,8 +178,8 @@ def run(args: argparse.Namespace) -> int:
     except ProtformerError as error:
         print(f"protformer: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        check_rows_file(args.json)
+    for path in filter(None, (args.json, args.plot)):
+        check_rows_file(path)
     if args.threads:
         torch.set_num_threads(args.threads)
     with _progress() as say:
@@ -185,6 +188,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         write_rows(rows, args.json)
         print(f"{len(rows)} rows in {shown_path(args.json)}")
+    if args.plot:
+        plot_rows(rows, args.plot)
+        print(f"Picture in {shown_path(args.plot)}")
     return 0
 
 

@@ -29,16 +29,12 @@ def plot_run(metrics: dict[str, Any], output: Path) -> None:
 
     The picture's type is that of `output`'s ending; it is written to a temporary name and renamed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ProtformerError("Plots need matplotlib: pip install 'protformer[plots]'.") from error
     sets = metrics["sets"]
     column = next((c for c in HEADINGS if any(c in r["figures"] for s in sets.values() for r in s["rows"])), None)
     if column is None:
         raise ProtformerError("This run has no figure that can be drawn.")
     names = list(sets)
-    figure = Figure(figsize=(3.3 * len(names) + 1.6, 3.6), layout="constrained")
+    figure = new_figure(figsize=(3.3 * len(names) + 1.6, 3.6))
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, names, strict=True):
         rows = [r for r in sets[name]["rows"] if r["figures"].get(column) is not None][::-1]
@@ -57,11 +53,25 @@ def plot_run(metrics: dict[str, Any], output: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
     figure.supxlabel(HEADINGS[column], fontsize=10)
     figure.suptitle(metrics["run"], fontsize=11)
+    save_figure(figure, output)
+
+
+def new_figure(*, figsize: tuple[float, float]) -> Any:
+    """A figure of this size in inches; ProtformerError where matplotlib is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ProtformerError("Plots need matplotlib: pip install 'protformer[plots]'.") from error
+    return Figure(figsize=figsize, layout="constrained")
+
+
+def save_figure(figure: Any, output: Path) -> None:
+    """Written to a temporary name and renamed; ProtformerError for an ending that matplotlib does not know."""
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
     try:
         figure.savefig(temporary, dpi=150)
         temporary.replace(output)
-    except ValueError as error:  # an ending that matplotlib does not know
+    except ValueError as error:
         raise ProtformerError(f"{output}: {error}.") from error
     finally:
         temporary.unlink(missing_ok=True)

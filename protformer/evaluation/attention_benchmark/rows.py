@@ -148,3 +148,15 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """What `write_rows` has written. ProtformerError, with the file, where it is something else."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+    except (OSError, ValueError) as error:
+        raise ProtformerError(f"{path} cannot be read as rows of a benchmark: {error}.") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and "kind" in row and "ms" in row for row in rows):
+        raise ProtformerError(f"{path} does not hold rows of `protformer benchmark attention --json`.")
+    return rows
