@@ -45,7 +45,8 @@ def test_lines_are_told_apart():
     lines = [("protformer-positive", 64), ("protformer-positive", 256), ("sdpa", None), ("performer-pytorch", 64)]
     looks = [(module._colour(line[0]), module._style(line, lines)) for line in lines]
     assert len(set(looks)) == 4
-    assert module._colour("protformer-hybrid-positive") != module._colour("protformer-positive")
+    ours = ("protformer-positive", "protformer-hybrid-positive", "protformer-exact", "protformer-linformer", "reformer")
+    assert len({module._colour(name) for name in ours}) == len(ours)
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):

@@ -14,15 +14,15 @@ from protformer.evaluation.plots import new_figure, save_figure
 # implementation differ by their lines.
 COLOURS = {
     "protformer": "#0072B2",
-    "protformer-hybrid": "#56B4E9",
-    "protformer-exact": "#009E73",
+    "hybrid": "#56B4E9",
+    "exact": "#009E73",
     "sdpa": "#D55E00",
     "softmax": "#999999",
     "performer-pytorch": "#CC79A7",
     "torch-geometric": "#882255",
     "linformer": "#E69F00",
     "reformer": "#117733",
-    "sparse": "#F0E442",
+    "sparse": "#AA8800",
     "uniform": "#000000",
 }
 STYLES = ("-", "--", ":", "-.")
@@ -68,12 +68,15 @@ def plot_rows(rows: Sequence[Row], output: Path) -> None:
             peaks = [(row["length"], row["peak_bytes"] / 1e6) for row in of_line if row.get("peak_bytes")]
             if peaks and remembered:
                 axes[1][column].plot(*zip(*peaks, strict=True), marker="o", **options)
+    measured = sorted({row["length"] for row in drawn})
+    ticks = measured[:: math.ceil(len(measured) / 8)]
     for axis in itertools.chain(*axes):
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.grid(which="major", lw=0.4, alpha=0.6)
         axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axis.set_xticks(ticks, [f"{length:,}" for length in ticks], rotation=35, ha="right", fontsize=8)
+        axis.minorticks_off()
         axis.margins(x=0.12)
     axes[0][0].set_ylabel("milliseconds (the number: slope)")
     if remembered:
@@ -94,8 +97,9 @@ def _line(row: Row) -> tuple[str, int | None]:
 
 
 def _colour(implementation: str) -> str:
-    """That of the longest name that it begins with."""
-    known = [name for name in COLOURS if implementation.startswith(name)]
+    """That of the longest name that it begins with, after "protformer-" if it then begins with one."""
+    own = implementation.removeprefix("protformer-")
+    known = [name for name in COLOURS if own.startswith(name)] or [n for n in COLOURS if implementation.startswith(n)]
     return COLOURS[max(known, key=len)] if known else "#444444"
 
 
