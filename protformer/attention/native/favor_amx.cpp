@@ -51,18 +51,7 @@ EXPORTED int protformer_favor_available() {
 #endif
 
 #include "amx/operands.h"
-#include "engine.h"
-
-// Whether the library and the door mean the same by a call.
-EXPORTED int protformer_favor_call_size() { return sizeof(favor::Call); }
-
-EXPORTED int protformer_favor_forward(const favor::Call* call) {
-    return favor::serve<favor::Exponential, favor::Relu>(*call, false);
-}
-
-EXPORTED int protformer_favor_backward(const favor::Call* call) {
-    return favor::serve<favor::Exponential, favor::Relu>(*call, true);
-}
+#include "exports.h"
 
 // (GCC makes what templates ask for at the end of the file: its options stay)
 #if defined(__clang__)

@@ -183,10 +183,7 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const bf1
 // dS of a segment from those of its parts as operands. The first part's is overwritten.
 static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size_t next, int count, const float* centre,
                                      const GradState& out) {
-    for (int part = 1; part < count; ++part)
-        for (std::size_t i = 0; i < sizes.state_floats(); i += LANES)
-            _mm512_storeu_ps(parts + i,
-                             _mm512_add_ps(_mm512_loadu_ps(parts + i), _mm512_loadu_ps(parts + part * next + i)));
+    add_states(parts, next, sizes.state_floats(), count);
     const auto row_of = [&](int d, int column) __attribute__((always_inline)) {
         return parts + (d / LANES * sizes.feature_tiles + column) * RESULT + d % LANES * LANES;
     };

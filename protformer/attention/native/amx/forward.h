@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "../states.h"
 #include "features.h"
 
 namespace favor {
@@ -194,16 +195,7 @@ static inline void pack_state(const Sizes& sizes, const float* state, const Stat
 // The state of a segment from those of its parts, `next` floats apart, as operands. The first part's is overwritten.
 static inline void finish_state(const Sizes& sizes, float* parts, std::size_t next, const float* largest,
                                 std::size_t next_largest, int count, const State& out) {
-    float most = largest[0];
-    for (int part = 1; part < count; ++part) most = std::fmax(most, largest[part * next_largest]);
-    *out.largest = most;
-    for (int part = 0; part < count && count > 1; ++part) {
-        const __m512 factor = _mm512_set1_ps(std::exp(largest[part * next_largest] - most));
-        for (std::size_t i = 0; i < sizes.state_floats(); i += LANES) {
-            const __m512 x = _mm512_mul_ps(_mm512_loadu_ps(parts + part * next + i), factor);
-            _mm512_storeu_ps(parts + i, part ? _mm512_add_ps(_mm512_loadu_ps(parts + i), x) : x);
-        }
-    }
+    *out.largest = combine_states(parts, next, sizes.state_floats(), largest, next_largest, count);
     const auto row_of = [&](int i, int column) __attribute__((always_inline)) {
         return parts + (i / LANES * sizes.joint_tiles() + column) * RESULT + i % LANES * LANES;
     };

@@ -129,10 +129,7 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const flo
 // dS of a segment from those of its parts as operands.
 static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size_t next, int count, const float* centre,
                                      const GradState& out) {
-    for (int part = 1; part < count; ++part)
-        for (std::size_t i = 0; i < sizes.state_floats(); i += LANES)
-            _mm512_store_ps(parts + i,
-                            _mm512_add_ps(_mm512_load_ps(parts + i), _mm512_load_ps(parts + part * next + i)));
+    add_states(parts, next, sizes.state_floats(), count);
     const std::size_t floats = static_cast<std::size_t>(sizes.features) * sizes.width;
     const std::size_t there = static_cast<std::size_t>(sizes.rows) * sizes.width;
     for (std::size_t i = 0; i < floats; i += LANES)
