@@ -8,8 +8,10 @@ import hydra
 from omegaconf import DictConfig
 
 from protformer.training.sentences import in_sentences, one_job
+from protformer.training.sweep import register_resolver
 
 os.environ.setdefault("PROTFORMER_ROOT", str(Path(__file__).resolve().parent))
+register_resolver()
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

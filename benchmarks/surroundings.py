@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from protformer.evaluation.surroundings import surroundings
+from protformer.surroundings import surroundings
 
 __all__ = ["REPOSITORY", "surroundings"]
 

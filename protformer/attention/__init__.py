@@ -8,6 +8,7 @@ from protformer.attention.exact import ExactAttention
 from protformer.attention.favor import FavorAttention
 from protformer.attention.hybrid import HybridAttention
 from protformer.attention.linformer import LinformerAttention
+from protformer.attention.naming import method_name, method_of
 from protformer.attention.reformer import ReformerAttention
 from protformer.attention.sparse import SparseAttention
 from protformer.attention.uniform import UniformAttention
@@ -23,6 +24,8 @@ __all__ = [
     "SparseAttention",
     "UniformAttention",
     "factory_from_config",
+    "method_name",
+    "method_of",
 ]
 
 

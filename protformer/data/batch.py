@@ -18,12 +18,12 @@ from protformer.data.alphabet import CLS, EOS
 
 
 class Batch(NamedTuple):
-    """What one model step reads. A NamedTuple, because Lightning moves those between devices and refuses frozen dataclasses."""
+    """What one model step reads. A NamedTuple: Lightning moves those between devices and refuses frozen dataclasses."""
 
     tokens: Int64[Tensor, "total"]
     cu_seqlens: Int32[Tensor, "segments_plus_one"]
     rows: Int64[Tensor, "targets"]
-    """Which row of the outputs each target belongs to: a row of the pack, or a segment where a task has one target a sequence."""
+    """Which row of the outputs each target belongs to: a row of the pack; a segment for one target a sequence."""
     targets: Tensor
     """`[targets]` token ids, classes or numbers; `[targets, classes]` for several labels at once."""
     headline: Bool[Tensor, "targets"]
@@ -61,8 +61,8 @@ def collate(
 ) -> Batch:
     """Pack examples. With `per_sequence` a target's row is its segment, else its row of the pack.
 
-    No examples (a rank that an optimiser step leaves without a sequence) give one segment that no loss reads: `empty`, of which only
-    the types of its targets matter.
+    No examples (a rank that an optimiser step leaves without a sequence) give one segment that no loss reads: `empty`,
+    of which only the types of its targets matter.
     """
     shown = list(examples) or [empty]
     lengths = [len(example.tokens) for example in shown]

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -82,7 +83,11 @@ class ReadReport:
 
     def summary(self) -> str:
         """One line of size, then one for each thing that a reader may want to know. Warnings are not in it."""
-        where = f" from {shown_path(self.files[0]) if len(self.files) == 1 else f'{len(self.files)} files'}" if self.files else ""
+        where = (
+            f" from {shown_path(self.files[0]) if len(self.files) == 1 else f'{len(self.files)} files'}"
+            if self.files
+            else ""
+        )
         lines = [
             f"{_plural(self.sequences, 'sequence')}, {_plural(self.residues, 'residue')}{where} "
             f"(lengths {self.shortest:,} to {self.longest:,}, median {self.median:,.0f})"
@@ -225,6 +230,13 @@ class Corpus:
             before[first:last] = total + running[self.offsets[first:last] - start - 1]
             total += int(running[-1])
         return np.diff(before)
+
+    def digest(self) -> str:
+        """SHA-256 of ids and sequences in their order, in hexadecimal: equal where two corpora are."""
+        hashed = sha256()
+        for part in (self.offsets, self._id_offsets, self.tokens, self._id_text):
+            hashed.update(np.ascontiguousarray(part).data)
+        return hashed.hexdigest()
 
     def subset(self, indices: "Sequence[int] | np.ndarray") -> "Corpus":
         """A new corpus of these sequences, in this order; the tokens are copied."""

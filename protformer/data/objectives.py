@@ -42,8 +42,8 @@ def _without_targets() -> Example:
 
 
 class MaskedResidues:
-    """BERT's masking (arXiv 1810.04805) over standard residues: `rate` of them are targets, 80 % of those shown as `<mask>`,
-    10 % as a random residue and 10 % as they are.
+    """BERT's masking (arXiv 1810.04805) over standard residues: `rate` of them are targets, 80 % of those shown as
+    `<mask>`, 10 % as a random residue and 10 % as they are.
 
     The number of targets is round(rate x standard residues), at least one, and not binomial: then it is known without
     drawing the mask. X, B, U, Z and O are never targets.
@@ -64,7 +64,8 @@ class MaskedResidues:
         """`fixed`: every epoch has epoch 0's masks, as evaluation wants."""
         if not 0 < rate < 1 or mask_share < 0 or random_share < 0 or mask_share + random_share > 1:
             raise ValueError(
-                f"masking needs 0 < rate < 1 and shares that add up to at most 1, not {rate}, {mask_share}, {random_share}"
+                "masking needs 0 < rate < 1 and shares that add up to at most 1,"
+                f" not {rate}, {mask_share}, {random_share}"
             )
         self.corpus = corpus
         self.seed = seed
@@ -123,7 +124,7 @@ class NextResidue:
 
 
 class SequenceTargets:
-    """One target per sequence: a class (int64 `[n]`), a number (float32 `[n]`) or several labels (float32 `[n, classes]`)."""
+    """One target per sequence: a class (int64 `[n]`), a number (float32 `[n]`), or labels (float32 `[n, classes]`)."""
 
     per_sequence = True
 
@@ -158,7 +159,11 @@ class ResidueTargets:
         self.corpus = corpus
         self.targets = targets
         counted = targets >= 0
-        weights = counted.astype(np.float64) if class_weights is None else np.where(counted, class_weights[np.maximum(targets, 0)], 0.0)
+        weights = (
+            counted.astype(np.float64)
+            if class_weights is None
+            else np.where(counted, class_weights[np.maximum(targets, 0)], 0.0)
+        )
         ends = np.concatenate([[0.0], np.cumsum(weights)])
         self._weights = ends[corpus.offsets[1:]] - ends[corpus.offsets[:-1]]
 

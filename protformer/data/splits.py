@@ -49,6 +49,18 @@ def split_by_hash(corpus: Corpus, fractions: Mapping[str, float], seed: int = 0)
     return _cut(points, fractions)
 
 
+def sample_by_hash(corpus: Corpus, size: int, seed: int = 0) -> np.ndarray:
+    """Indices, ascending, of `size` sequences: those whose hash with the seed is lowest; all where there are fewer.
+
+    Which are taken does not depend on their order, and a larger sample holds the smaller one.
+    """
+    if size < 1:
+        raise ProtformerError(f"A sample holds at least one sequence, not {size}.")
+    place = _placer(seed)
+    points = np.fromiter((place(corpus.sequence(index).data) for index in range(len(corpus))), np.float64, len(corpus))
+    return np.sort(np.argsort(points, kind="stable")[:size])
+
+
 def split_by_cluster(
     corpus: Corpus,
     table_path: str | Path,

@@ -32,17 +32,22 @@ class SeedEachStep(Callback):
 
 
 class Throughput(Callback):
-    """Logs residues per second (all ranks, training steps alone) and peak memory; keeps totals for the report."""
+    """Logs residues per second (all ranks, training steps alone) and peak memory; keeps totals for the report.
+
+    `cpu_seconds` are those of this process, over all its threads: on a shared machine they say more than the clock.
+    """
 
     def __init__(self) -> None:
         self.residues = 0
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self._window_residues = 0
         self._window_seconds = 0.0
         self._started = 0.0
+        self._cpu_started = 0.0
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._started = time.perf_counter()
+        self._started, self._cpu_started = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -50,16 +55,18 @@ class Throughput(Callback):
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         self._window_seconds += time.perf_counter() - self._started
+        self.cpu_seconds += time.process_time() - self._cpu_started
         self._window_residues += batch.residues
         interval = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]  (set by a connector)
         done = trainer.fit_loop.epoch_loop.total_batch_idx + 1  # micro-batches, over all epochs
         if interval and done % (interval * trainer.accumulate_grad_batches) == 0:
-            self._flush(trainer, pl_module)
+            self.flush(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flush(trainer, None)
+        self.flush(trainer)
 
-    def _flush(self, trainer: Trainer, pl_module: LightningModule | None) -> None:
+    def flush(self, trainer: Trainer, pl_module: LightningModule | None = None) -> None:
+        """Add what was counted since the last call to the totals, and log its rate to `pl_module`; collective."""
         if not self._window_seconds:
             return
         # ranks take the same steps in step: their residues add up, their seconds do not
@@ -75,11 +82,12 @@ class Throughput(Callback):
         self._window_residues, self._window_seconds = 0, 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"residues": self.residues, "seconds": self.seconds}
+        return {"residues": self.residues, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.residues = int(state_dict["residues"])
         self.seconds = float(state_dict["seconds"])
+        self.cpu_seconds = float(state_dict["cpu_seconds"])
 
 
 class ReturnMemory(Callback):

@@ -138,7 +138,7 @@ class _Member:
         if override.is_add():
             return f"{line}: {group} is there already; write {line.lstrip('+')}, without the +."
         value = override.value()
-        optional = group in ("experiment", "debug")
+        optional = group in ("experiment", "method", "debug")
         for choice in value if isinstance(value, list) else [value]:
             if choice in options or (choice is None and optional):
                 continue

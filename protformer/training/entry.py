@@ -9,9 +9,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from protformer.errors import ProtformerError
-from protformer.training.job import JobSettings
+from protformer.errors import ProtformerError, shown_path
 from protformer.training.launch import finish_logging, launched_outside, resolve_devices, run
+from protformer.training.settings import JobSettings
+from protformer.training.sweep import config_hash, finished_figures, last_checkpoint
 
 log = logging.getLogger(__name__)
 GROUPS = (
@@ -26,6 +27,7 @@ GROUPS = (
     "callbacks",
     "logger",
     "experiment",
+    "method",
     "debug",
 )
 
@@ -39,28 +41,39 @@ def train(config: DictConfig) -> dict[str, Any]:
             "-m under torchrun would mix the jobs of the sweep: leave torchrun out and write trainer.devices=N; each"
             " job gets processes of its own."
         )
-    if launched_outside() and not any(o.startswith("hydra.run.dir=") for o in hydra.overrides.hydra):
+    sweeps = hydra.mode == RunMode.MULTIRUN
+    if launched_outside() and not sweeps and not any(o.startswith("hydra.run.dir=") for o in hydra.overrides.hydra):
         raise ProtformerError(
             "Under torchrun or srun each process would make a run folder of its own: write hydra.run.dir=runs/NAME, the"
             " same for all. (For one machine leave the launcher out and write trainer.devices=N.)"
         )
+    # (before anything is settled for this machine: the name of the folder was found from the same)
+    named = sweeps and run_dir.name == config_hash(_plain(config))
     processes = resolve_devices(config.trainer)
     choices = {group: str(hydra.runtime.choices[group]) for group in GROUPS if hydra.runtime.choices.get(group)}
     overrides = list(hydra.overrides.task)
-    plain = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(plain, dict)
+    plain = _plain(config)
     settings = JobSettings(
-        config={str(k): v for k, v in plain.items() if k != "paths"},
+        config={k: v for k, v in plain.items() if k != "paths"},
         run_dir=str(run_dir),
         choices=choices,
         overrides=overrides,
         group=_group(hydra, choices, run_dir),
     )
+    if named:
+        done = finished_figures(run_dir)
+        if done is not None:
+            log.info("done already: %s  (%s)", shown_path(run_dir), settings.run_name)
+            return done
+        resumed = last_checkpoint(run_dir)
+        if resumed is not None and settings.config["ckpt_path"] is None:
+            log.info("going on from %s", shown_path(resumed))
+            settings.config["ckpt_path"] = resumed
     _write_resolved(plain, run_dir)
     if choices["attention"] == "exact" and settings.chose("features", "redraw"):
         log.warning("attention=exact has no random features: what you set for features and redraw has no effect.")
     try:
-        return run(settings, processes)
+        return run(settings, processes, alone=sweeps)
     finally:
         finish_logging()
 
@@ -71,7 +84,13 @@ def _group(hydra: Any, choices: dict[str, str], run_dir: Path) -> str | None:
     return choices.get("experiment")
 
 
-def _write_resolved(config: dict[Any, Any], run_dir: Path) -> None:
+def _plain(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _write_resolved(config: dict[str, Any], run_dir: Path) -> None:
     temporary = run_dir / ".config.yaml.part"
     temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
     temporary.replace(run_dir / "config.yaml")

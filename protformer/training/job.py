@@ -2,27 +2,21 @@
 
 import logging
 import os
-import platform
-import sys
 import time
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as lightning
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_only
 
 from protformer import __version__
 from protformer.attention import factory_from_config
 from protformer.data.alphabet import TOKENS
-from protformer.errors import ProtformerError, shown_path
+from protformer.errors import ProtformerError
 from protformer.model import (
     Encoder,
     ProteinEncoder,
@@ -34,37 +28,18 @@ from protformer.model import (
 )
 from protformer.training.attention_callbacks import attention_callbacks
 from protformer.training.callbacks import ReturnMemory, SeedEachStep, Throughput
+from protformer.training.curve import LearningCurve
 from protformer.training.datamodule import PackedDataModule
-from protformer.training.module import ProteinModule, peak_memory_bytes
-from protformer.training.report import add_intervals, closing_table, print_table, write_metrics
+from protformer.training.module import ProteinModule
+from protformer.training.record import Finished, log_final, training_figures, write_record
+from protformer.training.report import print_closing_table
+from protformer.training.scoring import add_intervals, choose_weights, evaluate, read_bins, sampled
+from protformer.training.settings import JobSettings
 from protformer.training.tasks import Row, Split, Task
 
 log = logging.getLogger(__name__)
 
 LOADER_KEYS = ("batch_tokens", "eval_tokens", "num_workers", "repeat_steps")
-
-
-@dataclass
-class JobSettings:
-    """A job as plain values, so that it can be handed to another process."""
-
-    config: dict[str, Any]
-    run_dir: str
-    choices: dict[str, str] = field(default_factory=dict)
-    overrides: list[str] = field(default_factory=list)
-    group: str | None = None
-
-    def chose(self, *groups: str) -> bool:
-        """Whether the command line touched one of these groups."""
-        return any(o.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] in groups for o in self.overrides)
-
-    @property
-    def run_name(self) -> str:
-        attention = self.choices.get("attention", "")
-        featured = "features" in (self.config.get("attention") or {})
-        features = [self.choices.get("features", "")] if featured else []
-        names = [self.choices.get("task", "run"), attention, *features, self.choices.get("model", "")]
-        return " ".join([*filter(None, names), f"seed {self.config['seed']}"])
 
 
 def execute(settings: JobSettings) -> dict[str, Any]:
@@ -80,6 +55,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     # Lightning 2.6 asks PyTorch's pytree in a way that PyTorch now calls deprecated.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
     warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save all targets")  # 8 bytes a sequence
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")  # as resumed ones do
     # True of its own loaders; `TrainingOrder` goes on where the run left off.
     warnings.filterwarnings("ignore", message=r"You're resuming from a checkpoint that ended before the epoch ended")
 
@@ -87,12 +63,15 @@ def execute(settings: JobSettings) -> dict[str, Any]:
         raise ProtformerError(f"evaluate.weights={config.evaluate.weights}: write best or last.")
 
     task: Task = instantiate(config.task)
-    source = _source(config, seed)
+    source = _source(config)
+    bins = read_bins(config.evaluate.bins)
     splits: dict[str, Split] = source.load(task.label_kind)
+    whole = {name: len(split.corpus) for name, split in splits.items()}
+    splits = sampled(splits, config.evaluate.sample, int(config.evaluate.seed))
     evaluations = [name for name in splits if name != "train"]
+    mask_seed = {name: seed if name == "train" else int(config.evaluate.seed) for name in splits}
     objectives = {
-        name: task.objective(split, seed=seed + (0 if name == "train" else 1), training=name == "train")
-        for name, split in splits.items()
+        name: task.objective(split, seed=mask_seed[name], training=name == "train") for name, split in splits.items()
     }
     data = PackedDataModule(
         objectives=objectives, seed=seed, **{k: config.data[k] for k in LOADER_KEYS if k in config.data}
@@ -117,9 +96,11 @@ def execute(settings: JobSettings) -> dict[str, Any]:
         run_config={**settings.config, "choices": settings.choices, "parameters": parameter_count(model)},
     )
     throughput = Throughput()
+    curve = LearningCurve(throughput)
     callbacks = [
         SeedEachStep(seed),
         throughput,
+        curve,
         ReturnMemory(),
         *attention_callbacks(config, model.trunk, data),
         *_callbacks(config, task, run_dir, monitor),
@@ -128,17 +109,19 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     _say_sizes(settings, model, data, trainer)
 
     rows: dict[str, list[Row]] = {name: [] for name in evaluations}
-    if config.evaluate.untrained and evaluations and config.ckpt_path is None:
+    if config.evaluate.untrained and evaluations:
         name = "untrained" if config.init_from is None else "before training"
-        for evaluation, row in _evaluate(trainer, module, data, name).items():
+        for evaluation, row in evaluate(trainer, module, data, name).items():
             rows[evaluation].append(row)
+        if rows.get("valid"):
+            curve.start(rows["valid"][0].figures)
     started = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=_checkpoint_path(config), weights_only=True)
     seconds = time.monotonic() - started
     checkpoints = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
     trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt", weights_only=False)
-    weights = _choose_weights(config, trainer, module, data, checkpoints, monitor)
-    for evaluation, row in _evaluate(trainer, module, data, "trained").items():
+    weights = choose_weights(config, trainer, module, data, checkpoints, monitor)
+    for evaluation, row in evaluate(trainer, module, data, "trained").items():
         rows[evaluation].append(row)
 
     results = {name: rows[name][-1].figures for name in evaluations if rows[name]}
@@ -149,24 +132,33 @@ def execute(settings: JobSettings) -> dict[str, Any]:
             rows = {name: [*known.get(name, []), *floors.get(name, []), *rows[name]] for name in evaluations}
         for name in evaluations:
             add_intervals(rows[name], task, seed)
-        training = {
-            "optimiser_steps": trainer.global_step,
-            "residues": throughput.residues,
-            "seconds": seconds,
-            "residues_per_second": throughput.residues / max(throughput.seconds, 1e-9),
-            "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),
-            "world_size": trainer.world_size,
-            "redraws": model.trunk.encoder.draw,
-        }
-        _write(settings, run_dir, model, task, splits, rows, module.details, training, weights)
-        _log_final(trainer, rows)
+        classes = list(splits["train"].classes)
+        metadata = {"task": task.name, "classes": classes, "weights": weights, "protformer": __version__}
+        if hasattr(task, "spread"):
+            metadata |= {"target_mean": task.mean, "target_spread": task.spread}  # pyright: ignore[reportAttributeAccessIssue]
+        save_model(model, run_dir / "model", tokens=TOKENS, metadata=metadata)
+        run = Finished(
+            settings=settings,
+            task=task,
+            model=model,
+            splits=splits,
+            whole=whole,
+            rows=rows,
+            details=module.details,
+            bins=bins,
+            curve=curve.points,
+            training=training_figures(trainer, throughput, seconds, model.trunk.encoder.draw),
+            weights=weights,
+        )
+        write_record(run)
+        print_closing_table(run)
+        log_final(trainer, rows)
     trainer.strategy.barrier()
     return results
 
 
-def _source(config: DictConfig, seed: int) -> Any:
-    arguments = {k: v for k, v in config.data.items() if k not in LOADER_KEYS}
-    return instantiate(arguments, seed=seed, _convert_="all")
+def _source(config: DictConfig) -> Any:
+    return instantiate({k: v for k, v in config.data.items() if k not in LOADER_KEYS}, _convert_="all")
 
 
 def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Split) -> ProteinModel:
@@ -258,114 +250,3 @@ def _checkpoint_path(config: DictConfig) -> str | None:
             f"ckpt_path={config.ckpt_path}: there is no such file; give a .ckpt of a run's checkpoints/."
         )
     return str(config.ckpt_path)
-
-
-def _evaluate(trainer: Trainer, module: ProteinModule, data: PackedDataModule, name: str) -> dict[str, Row]:
-    """Score every evaluation set; collective."""
-    if not module.evaluations:
-        return {}
-    data.trainer = trainer
-    trainer.test(module, dataloaders=[data.evaluation_loader(e) for e in module.evaluations], verbose=False)
-    rows = {}
-    for evaluation in module.evaluations:
-        row = Row(name, dict(module.results[evaluation]))
-        per_sequence = module.details[evaluation].pop("per_sequence", None)
-        if per_sequence is not None:
-            row.per_sequence = np.asarray(per_sequence)
-        rows[evaluation] = row
-    return rows
-
-
-def _choose_weights(
-    config: DictConfig,
-    trainer: Trainer,
-    module: LightningModule,
-    data: PackedDataModule,
-    checkpoints: list[ModelCheckpoint],
-    monitor: str | None,
-) -> str:
-    """Leave the weights to be scored and saved in `module`; says which they are."""
-    best = next((c for c in checkpoints if c.monitor and c.best_model_path), None)
-    step = trainer.global_step
-    if config.evaluate.weights == "last" or best is None or monitor is None or best.best_model_score is None:
-        return f"last (step {step})"
-    if not best.best_model_path.endswith(f"step_{step:07d}.ckpt"):
-        # The run may have ended between validations: its last weights are a candidate too.
-        last = trainer.validate(module, datamodule=data, verbose=False)[0][f"valid/{monitor}"]
-        score = float(best.best_model_score)
-        # (written so that a last figure of NaN is the worse one)
-        if not (last <= score if best.mode == "min" else last >= score):
-            checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-            module.load_state_dict(checkpoint["state_dict"])
-            return f"best on valid (step {checkpoint['global_step']} of {step})"
-    return f"last (step {step}), which are the best on valid"
-
-
-def _write(
-    settings: JobSettings,
-    run_dir: Path,
-    model: ProteinModel,
-    task: Task,
-    splits: dict[str, Split],
-    rows: dict[str, list[Row]],
-    details: dict[str, dict[str, Any]],
-    training: dict[str, Any],
-    weights: str,
-) -> None:
-    classes = list(splits["train"].classes)
-    metadata = {"task": task.name, "classes": classes, "weights": weights, "protformer": __version__}
-    if hasattr(task, "spread"):
-        metadata |= {"target_mean": task.mean, "target_spread": task.spread}  # pyright: ignore[reportAttributeAccessIssue]
-    save_model(model, run_dir / "model", tokens=TOKENS, metadata=metadata)
-    sets = {
-        name: {
-            "sequences": len(splits[name].corpus),
-            "residues": len(splits[name].corpus.tokens),
-            "rows": [{"name": r.name, "figures": r.figures, "note": r.note} for r in rows[name]],
-            **details.get(name, {}),
-        }
-        for name in rows
-    }
-    content = {
-        "task": task.name,
-        "run": settings.run_name,
-        "choices": settings.choices,
-        "overrides": settings.overrides,
-        "parameters": parameter_count(model),
-        "weights": weights,
-        "training": training,
-        "sets": sets,
-        "versions": {
-            "protformer": __version__,
-            "torch": torch.__version__,
-            "pytorch_lightning": lightning.__version__,  # pyright: ignore[reportPrivateImportUsage]
-            "python": platform.python_version(),
-        },
-        "command": sys.argv,
-    }
-    write_metrics(run_dir / "metrics.json", content)
-    sizes = {n: f"{s['sequences']:,} proteins\n{s['residues']:,} residues" for n, s in sets.items()}
-    notes = [
-        f"Trained on {training['residues']:,} residues in {training['seconds']:.0f} s"
-        f" ({training['residues_per_second']:,.0f} residues/s in training steps). Weights scored and saved: {weights}.",
-        f"Run folder: {shown_path(run_dir)}  (model folder: {shown_path(run_dir / 'model')})",
-    ]
-    limit = settings.config["trainer"].get("limit_test_batches")
-    if limit not in (None, 1.0):
-        notes.insert(0, f"Not whole sets: trainer.limit_test_batches={limit} leaves batches of each out.")
-    if task.monitor.startswith("perplexity"):
-        notes.insert(0, "±: half of the 95 % interval over proteins (bootstrap).")
-    print_table(closing_table(rows, sizes, task), notes)
-
-
-@rank_zero_only
-def _log_final(trainer: Trainer, rows: dict[str, list[Row]]) -> None:
-    figures = {
-        f"final/{name}/{row.name.replace(' ', '_')}/{figure}": value
-        for name, found in rows.items()
-        for row in found
-        for figure, value in row.figures.items()
-        if value == value
-    }
-    for logger in trainer.loggers:
-        logger.log_metrics(figures, trainer.global_step)

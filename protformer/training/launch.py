@@ -6,18 +6,22 @@ processes, a rendezvous on a free loopback port, and ends all of them when one f
 configuration and the run folder of the one parent, so they cannot disagree.
 """
 
+import contextlib
+import ctypes
 import logging
 import os
+import signal
 import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_method
 from omegaconf import DictConfig, open_dict
 
 from protformer.errors import ProtformerError
-from protformer.training.job import JobSettings, execute
 from protformer.training.sentences import explained
+from protformer.training.settings import JobSettings
 
 
 def resolve_devices(trainer: DictConfig) -> int:
@@ -61,10 +65,14 @@ def launched_outside() -> bool:
     )
 
 
-def run(settings: JobSettings, processes: int) -> dict[str, Any]:
-    """Run the job: here when it takes one process, else in `processes` new ones. Returns rank 0's figures."""
-    if processes == 1 or launched_outside():
-        return execute(settings)
+def run(settings: JobSettings, processes: int, *, alone: bool = False) -> dict[str, Any]:
+    """Run the job: here when it takes one process, else in `processes` new ones. Returns rank 0's figures.
+
+    `alone`: in a new process even when it takes one, as a member of a sweep does: nothing is left over from the member
+    before, its peak memory is its own, and its death is not the sweep's.
+    """
+    if launched_outside() or (processes == 1 and not alone):
+        return get_method(settings.config["job"])(settings)
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -88,7 +96,7 @@ def run(settings: JobSettings, processes: int) -> dict[str, Any]:
         return elastic_launch(config, _rank)(settings)[0]
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise ProtformerError(_sentence(failure.message, rank, processes)) from error
+        raise ProtformerError(_sentence(failure.message, failure.exitcode, rank, processes)) from error
     finally:
         if threads is None:
             os.environ.pop("OMP_NUM_THREADS", None)
@@ -96,13 +104,23 @@ def run(settings: JobSettings, processes: int) -> dict[str, Any]:
             os.environ["OMP_NUM_THREADS"] = threads
 
 
+def _end_with_parent() -> None:
+    """On Linux: be terminated when the parent dies, however it dies, or a member would go on beside its next start."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
 def _rank(settings: JobSettings) -> dict[str, Any]:
+    _end_with_parent()
     level = logging.INFO if os.environ.get("RANK") == "0" else logging.ERROR
-    logging.basicConfig(level=level, format="%(message)s", force=True)
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if level == logging.INFO:
+        handlers.append(logging.FileHandler(Path(settings.run_dir) / "train.log", encoding="utf-8"))
+    logging.basicConfig(level=level, format="%(message)s", handlers=handlers, force=True)
     for noisy in ("torch.distributed", "fsspec", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        return execute(settings)
+        return get_method(settings.config["job"])(settings)
     except Exception as error:
         raise ProtformerError(explained(error, Path(settings.run_dir))) from error
     finally:
@@ -119,9 +137,14 @@ def finish_logging() -> None:
         wandb.finish()
 
 
-def _sentence(message: Any, rank: int, processes: int) -> str:
+def _sentence(message: Any, code: int, rank: int, processes: int) -> str:
+    where = f"process {rank} of {processes}" if processes > 1 else "its process"
+    if code < 0:
+        name = signal.Signals(-code).name
+        memory = " (what Linux sends where memory runs out)" if name == "SIGKILL" else ""
+        return f"{where.capitalize()} was ended by {name}{memory}."
     text = message.get("message", "") if isinstance(message, dict) else str(message)
     text = text.removeprefix("ProtformerError: ").strip()
-    return (
-        f"{text} (in process {rank} of {processes})" if text else f"Process {rank} of {processes} ended without a word."
-    )
+    if not text:
+        return f"{where.capitalize()} ended without a word."
+    return f"{text} (in {where})" if processes > 1 else text

@@ -34,8 +34,8 @@ class SumOverCount(Metric):
 
 
 class SequenceSums(Metric):
-    """NLL and targets per record, for intervals over proteins: `compute` gives `[records, 3]` of (record, sum, count),
-    by record."""
+    """NLL, targets and hits per record, for intervals over proteins: `compute` gives `[records, 4]` of (record, sum of
+    NLL, targets, correct), by record."""
 
     full_state_update = False
     rows: list[Tensor]
@@ -44,14 +44,15 @@ class SequenceSums(Metric):
         super().__init__()
         self.add_state("rows", [], dist_reduce_fx="cat")
 
-    def update(self, records: Tensor, nll: Tensor) -> None:
+    def update(self, records: Tensor, nll: Tensor, correct: Tensor) -> None:
         ids, where = torch.unique(records, return_inverse=True)
         sums = torch.zeros(len(ids), dtype=torch.float64, device=nll.device).index_add_(0, where, nll.double())
         counts = torch.bincount(where, minlength=len(ids)).double()
-        self.rows.append(torch.stack([ids.double(), sums, counts], dim=1))
+        hits = torch.bincount(where, weights=correct.double(), minlength=len(ids))
+        self.rows.append(torch.stack([ids.double(), sums, counts, hits], dim=1))
 
-    def compute(self) -> Float[Tensor, "records 3"]:
+    def compute(self) -> Float[Tensor, "records 4"]:
         rows: Any = self.rows  # a list, or one tensor where torchmetrics has gathered it
         if not isinstance(rows, Tensor):
-            rows = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.float64)
+            rows = torch.cat(rows) if rows else torch.zeros(0, 4, dtype=torch.float64)
         return rows[rows[:, 0].argsort()]  # the order of records, not that of batches and ranks

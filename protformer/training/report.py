@@ -1,40 +1,37 @@
-"""What a run leaves to read: the closing table, and `metrics.json` with the same rows."""
+"""What a run says when it ends: a table of floors and models by evaluation set."""
 
-import json
-import os
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from protformer.data.floors.bootstrap import bootstrap_interval, paired_difference_interval, perplexity
+from protformer.errors import shown_path
+from protformer.training.record import Finished
 from protformer.training.tasks.base import Row, Task
 
 FRACTIONS = ("accuracy", "macro_f1")
 
 
-def add_intervals(rows: list[Row], task: Task, seed: int) -> None:
-    """95 % intervals over proteins for perplexities, and each floor's paired distance from the trained model."""
-    trained = rows[-1]
-    for row in rows:
-        if row.per_sequence is None or len(row.per_sequence) < 2 or not task.monitor.startswith("perplexity"):
-            continue
-        sums, counts = row.per_sequence[:, 1], row.per_sequence[:, 2]
-        low, high = bootstrap_interval(sums, counts, perplexity, seed=seed)
-        row.figures[f"{task.monitor}_low"], row.figures[f"{task.monitor}_high"] = float(low), float(high)
-        if row is trained or trained.per_sequence is None:
-            continue
-        mine, theirs = _by_record(trained.per_sequence), _by_record(row.per_sequence)
-        shared = sorted(mine.keys() & theirs.keys())
-        pairs = np.array([[mine[r][0], theirs[r][0], mine[r][1]] for r in shared])
-        low, high = paired_difference_interval(pairs[:, 0], pairs[:, 1], pairs[:, 2], statistic=perplexity, seed=seed)
-        row.figures["trained_minus_this_low"], row.figures["trained_minus_this_high"] = float(low), float(high)
-
-
-def _by_record(rows: np.ndarray) -> dict[int, tuple[float, float]]:
-    return {int(record): (total, count) for record, total, count in rows}
+def print_closing_table(run: Finished) -> None:
+    """The table, what was trained, and where it lies."""
+    corpora = {name: run.splits[name].corpus for name in run.rows}
+    sizes = {n: f"{len(c):,} proteins\n{len(c.tokens):,} residues" for n, c in corpora.items()}
+    training, folder = run.training, Path(run.settings.run_dir)
+    notes = [
+        f"Trained on {training['residues']:,} residues in {training['seconds']:.0f} s"
+        f" ({training['residues_per_second']:,.0f} residues/s in training steps)."
+        f" Weights scored and saved: {run.weights}.",
+        f"Run folder: {shown_path(folder)}  (model folder: {shown_path(folder / 'model')})",
+    ]
+    limit = run.settings.config["trainer"].get("limit_test_batches")
+    if limit not in (None, 1.0):
+        notes.insert(0, f"Not whole sets: trainer.limit_test_batches={limit} leaves batches of each out.")
+    samples = [f"{len(c):,} of {run.whole[n]:,} in {n}" for n, c in corpora.items() if len(c) < run.whole[n]]
+    if samples:
+        notes.insert(0, f"Scored on samples (evaluate.sample): {', '.join(samples)}.")
+    if run.task.monitor.startswith("perplexity"):
+        notes.insert(0, "±: half of the 95 % interval over proteins (bootstrap).")
+    _print_table(closing_table(run.rows, sizes, run.task), notes)
 
 
 def closing_table(results: dict[str, list[Row]], sizes: dict[str, str], task: Task) -> Table:
@@ -66,30 +63,9 @@ def _cell(figures: dict[str, float], column: str) -> str:
     return text if low is None or high is None else f"{text} ±{(high - low) / 2:.2f}"
 
 
-def print_table(table: Table, footnotes: list[str]) -> None:
+def _print_table(table: Table, footnotes: list[str]) -> None:
     console = Console()
     console.print()
     console.print(table)
     for note in footnotes:
         console.print(note, highlight=False)
-
-
-def write_metrics(path: Path, content: dict[str, Any]) -> None:
-    """JSON, written whole: a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else None
-    if isinstance(value, np.integer):
-        return int(value)
-    return value

@@ -3,10 +3,9 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from protformer.data.corpus import Corpus
 from protformer.data.labels import (
@@ -53,7 +52,7 @@ class FastaSource:
         id_column: str = "id",
         label_column: str | None = None,
         reference: str | None = None,
-        seed: int = 0,
+        split_seed: int = 0,
     ) -> None:
         self.reference = reference
         self.files: dict[str, Paths | None] = {"train": train, "valid": valid, "test": test, **(more or {})}
@@ -63,7 +62,7 @@ class FastaSource:
         self.labels = dict(labels or {})
         self.id_column = id_column
         self.label_column = label_column
-        self.seed = seed
+        self.split_seed = split_seed
 
     def load(self, kind: LabelKind) -> dict[str, Split]:
         """Splits by name, "train" first."""
@@ -92,11 +91,11 @@ class FastaSource:
             wanted = {name: share / sum(wanted.values()) for name, share in wanted.items()}
         if self.clusters:
             parts = split_by_cluster(
-                corpus, self.clusters, wanted, self.seed, allow_missing=self.allow_missing_clusters
+                corpus, self.clusters, wanted, self.split_seed, allow_missing=self.allow_missing_clusters
             )
         else:
             log.warning(homology_warning())
-            parts = split_by_hash(corpus, wanted, self.seed)
+            parts = split_by_hash(corpus, wanted, self.split_seed)
         parts = {name: indices for name, indices in parts.items() if len(indices)}  # a fraction may be 0
         for name, indices in parts.items():
             log.info("%s: %s of %s sequences", name, f"{len(indices):,}", f"{len(corpus):,}")
@@ -155,7 +154,7 @@ class TableSource:
         clusters: str | None = None,
         allow_missing_clusters: bool = False,
         fractions: Mapping[str, float] | None = None,
-        seed: int = 0,
+        split_seed: int = 0,
     ) -> None:
         where = {"train": train_where, "valid": valid_where, "test": test_where}
         # `valid_where` without a file of its own is a part of the training file
@@ -178,7 +177,7 @@ class TableSource:
         self.clusters = clusters
         self.allow_missing_clusters = allow_missing_clusters
         self.fractions = dict(fractions or {"train": 0.9, "valid": 0.1})
-        self.seed = seed
+        self.split_seed = split_seed
 
     def load(self, kind: LabelKind) -> dict[str, Split]:
         """Splits by name, "train" first; classes are those of train."""
@@ -200,23 +199,16 @@ class TableSource:
 
     def _split_off_valid(self, train: Split) -> dict[str, Split]:
         if self.clusters:
-            missing = self.allow_missing_clusters
-            parts = split_by_cluster(train.corpus, self.clusters, self.fractions, self.seed, allow_missing=missing)
+            corpus, missing = train.corpus, self.allow_missing_clusters
+            parts = split_by_cluster(corpus, self.clusters, self.fractions, self.split_seed, allow_missing=missing)
         else:
             log.warning(homology_warning())
-            parts = split_by_hash(train.corpus, self.fractions, self.seed)
+            parts = split_by_hash(train.corpus, self.fractions, self.split_seed)
         splits = {}
         for name, indices in parts.items():
             if not len(indices):
                 continue  # a fraction may be 0
-            corpus = train.corpus.subset(indices)
-            targets = train.targets
-            if targets is not None and len(targets) == len(train.corpus):
-                targets = targets[indices]
-            elif targets is not None:
-                bounds = train.corpus.offsets
-                targets = np.concatenate([targets[bounds[i] : bounds[i + 1]] for i in indices])
-            splits[name] = Split(name, corpus, targets, train.classes)
+            splits[name] = replace(train.subset(indices), name=name)
             log.info("%s: %s of %s sequences", name, f"{len(indices):,}", f"{len(train.corpus):,}")
         return splits
 

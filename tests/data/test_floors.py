@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from protformer.data.alphabet import X, encode
+from protformer.data.alphabet import CLS, EOS, MASK, X, encode
 from protformer.data.floors.bootstrap import (
     bootstrap_interval,
     mean,
@@ -12,15 +12,15 @@ from protformer.data.floors.bootstrap import (
     sum_by_sequence,
 )
 from protformer.data.floors.composition import (
-    composition_floors,
     composition_log_probs,
     composition_nll,
     fit_prior_strength,
-    prefix_composition_nll,
+    prefix_composition_log_probs,
     residue_counts,
     unigram_log_probs,
     unigram_nll,
 )
+from protformer.data.floors.flanks import AROUND, BEFORE, fit_flanks, flank_log_probs
 
 
 def dirichlet_proteins(generator, count, length, strength):
@@ -83,38 +83,70 @@ def test_own_composition_beats_the_unigram_where_proteins_differ():
     assert visible.sum() == (~hidden).sum()
     unigram = unigram_log_probs(tokens)
     targets, owner = tokens[hidden].astype(np.int64), owner[hidden]
-    plain, own = composition_floors(targets, owner, visible, unigram, 40.0, resamples=300)
-    assert own.metrics["perplexity_high"] < plain.metrics["perplexity_low"]
-    assert own.metrics["accuracy"] > plain.metrics["accuracy"]
-    for floor in (plain, own):
-        assert floor.metrics["perplexity_low"] < floor.metrics["perplexity"] < floor.metrics["perplexity_high"]
-    nll = composition_nll(targets, owner, visible, unigram, 40.0)
-    assert own.metrics["perplexity"] == pytest.approx(np.exp(nll.mean()))
-
-
-def test_floors_of_no_targets_are_nan_and_not_an_error():
-    nothing = np.zeros(0, dtype=np.int64)
-    for floor in composition_floors(nothing, nothing, np.zeros((3, 33)), unigram_log_probs(nothing), 10.0):
-        assert all(np.isnan(value) for value in floor.metrics.values())
+    own = composition_nll(targets, owner, visible, unigram, 40.0)
+    gain = own - unigram_nll(targets, unigram)
+    low, high = bootstrap_interval(*sum_by_sequence(gain, owner, 200), mean, resamples=300)
+    assert low < high < 0
 
 
 def test_prefix_composition_sees_only_what_came_before():
     generator = np.random.default_rng(3)
-    tokens, offsets = encode("MKVAXMMKLLAGXMK"), np.array([0, 7, 7, 15])
+    shown = np.concatenate([[CLS], encode("MKVAXMM"), [EOS, CLS, EOS, CLS], encode("KLLAGXMK"), [EOS]]).astype(np.int64)
     unigram, strength = unigram_log_probs(generator.integers(4, 24, 500)), 5.0
-    nll = prefix_composition_nll(tokens, offsets, unigram, strength)
-    assert np.flatnonzero(np.isnan(nll)).tolist() == np.flatnonzero(tokens == X).tolist()
-    known = tokens != X
+    rows = np.flatnonzero((shown >= 4) & (shown < 24))
+    log_probs = prefix_composition_log_probs(shown, rows, unigram, strength)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0)
+    np.testing.assert_allclose(prefix_composition_log_probs(shown, rows[3:], unigram, strength), log_probs[3:])
     for endless in (1e15, np.inf):
-        forgotten = prefix_composition_nll(tokens, offsets, unigram, endless)
-        np.testing.assert_allclose(forgotten[known], unigram_nll(tokens[known], unigram))
-    for start, stop in ((0, 7), (7, 15)):
-        for place in range(start, stop):
-            if tokens[place] != X:
-                before = np.bincount(tokens[start:place], minlength=33)[None]
-                target = tokens[place : place + 1].astype(np.int64)
-                expected = composition_nll(target, np.array([0]), before, unigram, strength)
-                assert nll[place] == pytest.approx(expected[0])
+        forgotten = prefix_composition_log_probs(shown, rows, unigram, endless)
+        np.testing.assert_allclose(forgotten, np.broadcast_to(unigram[4:24], forgotten.shape))
+    for row, found in zip(rows, log_probs, strict=True):
+        opened = np.flatnonzero(shown[:row] == CLS)[-1]
+        before = np.bincount(shown[opened:row], minlength=33)[None]
+        np.testing.assert_allclose(found, composition_log_probs(before, unigram, strength)[0, 4:24])
+
+
+# ---- flanks
+
+
+def motif_proteins(generator, count, length):
+    """Tokens and offsets: after every K stands an R nine times out of ten; else residues are drawn alike."""
+    tokens = generator.integers(4, 24, (count, length)).astype(np.uint8)
+    follows = (tokens[:, :-1] == encode("K")[0]) & (generator.random((count, length - 1)) < 0.9)
+    tokens[:, 1:][follows] = encode("R")[0]
+    return tokens.reshape(-1), np.arange(count + 1) * length
+
+
+def test_flanks_learn_what_stands_beside_and_weigh_nothing_where_nothing_is_to_learn():
+    generator = np.random.default_rng(5)
+    tokens, offsets = motif_proteins(generator, 3000, 60)
+    unigram = unigram_log_probs(tokens)
+    flanks = fit_flanks(tokens, offsets, unigram, places=AROUND)
+    assert 0.7 < flanks.weight <= 1.2
+    shown = np.concatenate([[CLS], encode("AAAAKAAAA"), [EOS, CLS, EOS]]).astype(np.int64)
+    rows = np.arange(1, 10)
+    prior = np.broadcast_to(unigram[4:24], (9, 20))
+    probabilities = np.exp(flank_log_probs(prior, shown, rows, flanks))
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
+    arginine = encode("R")[0] - 4
+    assert probabilities[5, arginine] > 0.7
+    assert probabilities[3, arginine] < 0.2
+    hidden = np.where(np.arange(len(shown)) == 5, MASK, shown)  # a hidden neighbour says nothing
+    assert np.exp(flank_log_probs(prior, hidden, rows, flanks))[5, arginine] < 0.2
+    shuffled = generator.permutation(tokens)
+    assert fit_flanks(shuffled, offsets, unigram, places=BEFORE).weight <= 0.2
+
+
+def test_flanks_do_not_reach_into_the_next_segment():
+    generator = np.random.default_rng(6)
+    tokens, offsets = motif_proteins(generator, 300, 60)
+    unigram = unigram_log_probs(tokens)
+    flanks = fit_flanks(tokens, offsets, unigram, places=AROUND)
+    one, two = ([CLS, *encode(text), EOS] for text in ("MKA", "GKAV"))
+    rows = np.array([6, 7, 8, 9])
+    together = flank_log_probs(np.zeros((4, 20)), np.array([*one, *two]), rows, flanks)
+    alone = flank_log_probs(np.zeros((4, 20)), np.array(two), rows - len(one), flanks)
+    np.testing.assert_allclose(together, alone)
 
 
 # ---- bootstrap

@@ -75,9 +75,7 @@ def test_residue_targets_stay_with_their_residues(corpus):
 def test_packing_keeps_rows_and_records_straight(corpus):
     objective = MaskedResidues(corpus, seed=3)
     records = [4, 118, 9, 119]
-    batch = collate(
-        [objective.example(r, 0) for r in records], records, 7.0, per_sequence=False, empty=objective.empty
-    )
+    batch = collate([objective.example(r, 0) for r in records], records, 7.0, per_sequence=False, empty=objective.empty)
     assert batch.cu_seqlens[-1] == len(batch.tokens)
     assert batch.residues == sum(corpus.lengths[records])
     for i, record in enumerate(records):

@@ -11,7 +11,7 @@ from protformer.evaluation.attention_benchmark.benchmark import IMPLEMENTATIONS,
 from protformer.evaluation.attention_benchmark.cases import Case, call_of, make_inputs
 from protformer.evaluation.attention_benchmark.contenders import MAPS, Exact, Hybrid, Performer, Sdpa, Softmax
 from protformer.evaluation.attention_benchmark.memory import STATUS, peak_bytes
-from protformer.evaluation.surroundings import CHECKOUT
+from protformer.surroundings import CHECKOUT
 
 CASE = Case((40,), 2, 8, "float32", backward=False, causal=False, device="cpu")
 

@@ -19,7 +19,7 @@ from protformer.evaluation.attention_benchmark.timing import (
     take_turns,
     times_as_fast,
 )
-from protformer.evaluation.surroundings import OtherPrograms
+from protformer.surroundings import OtherPrograms
 
 CASE = Case((40,), 2, 8, "float32", backward=False, causal=False, device="cpu")
 

@@ -19,8 +19,9 @@ from protformer.attention import Attention
 from protformer.data.alphabet import TOKENS
 from protformer.features import FeatureMap
 from protformer.model import ProteinModel, parameter_count, save_model
-from protformer.training.job import JobSettings, build_model, build_trainer
+from protformer.training.job import build_model, build_trainer
 from protformer.training.redraw import RedrawSchedule
+from protformer.training.settings import JobSettings
 from protformer.training.tasks import Split, Task
 
 
@@ -146,7 +147,7 @@ def test_next_residue_from_a_bidirectional_model_is_causal(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "millions"),
     [
-        ("tiny", 0.107), ("small", 0.8), ("medium", 1.8),
+        ("tiny", 0.107), ("small", 0.8), ("medium", 1.8), ("comparison", 1.38),
         ("esm2_8m", 7.5), ("esm2_35m", 33.5), ("esm2_150m", 148), ("paper", 76),
     ],
 )  # fmt: skip

@@ -53,7 +53,7 @@ BAD = [
     ("trainer.max_steps=1e3", ["write 1000"]),
     ("trainer.max_steps=true", ["a number"]),
     ("freeze=no", ["true or false"]),
-    ("evaluate=false", ["untrained, floors and weights"]),
+    ("evaluate=false", ["untrained, floors, weights"]),
     ("model=small,tiny", ["add -m"]),
     ("data.train=a,b.fasta", ["add -m", "'data.train=[a,b.fasta]'", "'data.train=\"a,b.fasta\"'"]),
     ("data.train=a=b.fasta", ["'data.train=\"a=b.fasta\"'"]),

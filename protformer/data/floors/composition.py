@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from protformer.data.alphabet import STANDARD, TOKENS
-from protformer.data.floors.bootstrap import bootstrap_interval, mean, perplexity, sum_by_sequence
-from protformer.data.floors.result import FloorResult
+from protformer.data.alphabet import CLS, STANDARD, TOKENS
 
 __all__ = [
-    "composition_floors",
     "composition_log_probs",
     "composition_nll",
     "fit_prior_strength",
-    "prefix_composition_nll",
+    "prefix_composition_log_probs",
     "residue_counts",
     "unigram_log_probs",
     "unigram_nll",
@@ -95,38 +92,29 @@ def composition_nll(
     return _finite(-log_probs[np.asarray(sequence_of_target), np.asarray(targets)], targets)
 
 
-def prefix_composition_nll(
-    tokens: np.ndarray, offsets: np.ndarray, log_unigram: np.ndarray, prior_strength: float
+def prefix_composition_log_probs(
+    shown: np.ndarray, rows: np.ndarray, log_unigram: np.ndarray, prior_strength: float
 ) -> np.ndarray:
-    """NLL [residues] of each residue under the composition of those before it: the floor of next-residue training.
+    """Log of the composition of what stands before each row, [rows, 20]: the floor of next-residue training.
 
-    `tokens` [residues] and `offsets` [n + 1] hold whole proteins end to end. The same Dirichlet model as
-    `composition_nll`, seen one residue at a time, so the same `prior_strength` serves. Residues outside the standard
-    twenty are nan, and are not counted.
+    `shown` [total] holds segments `<cls>` ... `<eos>` end to end, `rows` are ascending places in it. The same Dirichlet
+    model as `composition_log_probs`, seen one residue at a time, so the same `prior_strength` serves.
     """
-    standard = (tokens >= STANDARD_TOKENS.start) & (tokens < STANDARD_TOKENS.stop)
-    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[standard]
-    residues = np.asarray(tokens)[standard].astype(np.int64)
-    same = _earlier_in_group(owner * len(log_unigram) + residues)
-    seen = _earlier_in_group(owner)
-    nll = np.full(len(tokens), np.nan)
-    if np.isinf(prior_strength):
-        nll[standard] = -log_unigram[residues]
-        return nll
-    prior = prior_strength * np.exp(log_unigram[residues])
-    nll[standard] = np.log(seen + prior_strength) - np.log(same + prior)
-    return nll
-
-
-def _earlier_in_group(key: np.ndarray) -> np.ndarray:
-    """How many earlier places hold the same key: [b, a, b, b] gives [0, 0, 1, 2]."""
-    order = np.argsort(key, kind="stable")
-    ordered = key[order]
-    first = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    rank = np.arange(len(key)) - np.repeat(first, np.diff(first, append=len(key)))
-    earlier = np.empty_like(rank)
-    earlier[order] = rank
-    return earlier
+    unigram = log_unigram[STANDARD_TOKENS]
+    if np.isinf(prior_strength) or not len(rows):
+        return np.broadcast_to(unigram, (len(rows), len(unigram))).copy()
+    start = int(np.flatnonzero(shown[: rows[0] + 1] == CLS)[-1])
+    part = np.asarray(shown[start : rows[-1] + 1], dtype=np.int64)
+    standard = (part >= STANDARD_TOKENS.start) & (part < STANDARD_TOKENS.stop)
+    seen = np.zeros((len(part), len(unigram)))
+    seen[standard, part[standard] - STANDARD_TOKENS.start] = 1.0
+    running = np.cumsum(seen, axis=0) - seen  # without the row itself
+    opens = np.flatnonzero(part == CLS)
+    first = opens[np.searchsorted(opens, rows - start, side="right") - 1]
+    counts = running[rows - start] - running[first]
+    return np.log(counts + prior_strength * np.exp(unigram)) - np.log(
+        counts.sum(axis=1, keepdims=True) + prior_strength
+    )
 
 
 def fit_prior_strength(
@@ -167,40 +155,6 @@ def fit_prior_strength(
         best = int(np.argmin(losses))
         low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     return float(np.exp(grid[best]))
-
-
-def composition_floors(
-    targets: np.ndarray,
-    sequence_of_target: np.ndarray,
-    visible_counts: np.ndarray,
-    log_unigram: np.ndarray,
-    prior_strength: float,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> list[FloorResult]:
-    """Both floors on one set of targets: perplexity, its 95 % interval over proteins, the likeliest residue's accuracy.
-
-    Arguments as in `composition_nll`; the metrics are `perplexity`, `perplexity_low`, `perplexity_high`, `accuracy`.
-    """
-    targets, sequences = np.asarray(targets), len(visible_counts)
-    own = composition_log_probs(visible_counts, log_unigram, prior_strength)
-    floors = [
-        ("unigram", np.broadcast_to(log_unigram, own.shape), "residue frequencies of the training set"),
-        ("own composition", own, f"the protein's visible residues, prior worth {prior_strength:.0f} residues"),
-    ]
-    results = []
-    for name, log_probs, note in floors:
-        nll = _finite(-log_probs[sequence_of_target, targets], targets)
-        hits = log_probs.argmax(1)[sequence_of_target] == targets
-        sums, counts = sum_by_sequence(nll, sequence_of_target, sequences)
-        low, high = bootstrap_interval(sums, counts, perplexity, resamples=resamples, seed=seed)
-        metrics = {"perplexity": float("nan"), "perplexity_low": low, "perplexity_high": high, "accuracy": float("nan")}
-        if len(targets):
-            metrics["perplexity"] = float(perplexity(sums.sum(), counts.sum()))
-            metrics["accuracy"] = float(mean(hits.sum(), counts.sum()))
-        results.append(FloorResult(name, metrics, note))
-    return results
 
 
 def _finite(nll: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ from protformer.evaluation.attention_benchmark.contenders import (
 from protformer.evaluation.attention_benchmark.group import Entry, Say, measure_group
 from protformer.evaluation.attention_benchmark.peers import PEER_DISTRIBUTIONS, PerformerPytorch, TorchGeometric
 from protformer.evaluation.attention_benchmark.rows import Row
-from protformer.evaluation.surroundings import hardware, surroundings, versions
+from protformer.surroundings import hardware, surroundings, versions
 
 LONG = 2048
 """Tokens from which on a sequence is long enough for its cost per token to be that of any longer one."""

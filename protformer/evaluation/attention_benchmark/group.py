@@ -12,7 +12,7 @@ from protformer.evaluation.attention_benchmark.memory import peak_bytes
 from protformer.evaluation.attention_benchmark.rows import Measured, Rate, Row, add_ratios, make_row
 from protformer.evaluation.attention_benchmark.timing import scout, seconds_of, take_turns
 from protformer.evaluation.attention_benchmark.yardsticks import Yardstick, performer_products, square_product
-from protformer.evaluation.surroundings import OtherPrograms
+from protformer.surroundings import OtherPrograms
 
 Say = Callable[[str], object]
 Entry = tuple[Contender, Case]

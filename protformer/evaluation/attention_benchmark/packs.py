@@ -6,7 +6,7 @@ import numpy as np
 
 from protformer.data.corpus import Corpus
 from protformer.errors import ProtformerError
-from protformer.evaluation.surroundings import CHECKOUT
+from protformer.surroundings import CHECKOUT
 
 DEMO = CHECKOUT / "data" / "train.fasta"
 

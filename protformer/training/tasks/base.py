@@ -31,6 +31,15 @@ class Split:
             raise ValueError(f"the {self.name} split has no labels")
         return self.targets
 
+    def subset(self, indices: np.ndarray) -> "Split":
+        """These sequences, with their targets, which there are one a sequence or one a residue."""
+        corpus, targets = self.corpus, self.targets
+        if targets is not None and len(targets) == len(corpus):
+            targets = targets[indices]
+        elif targets is not None:
+            targets = np.concatenate([targets[corpus.offsets[i] : corpus.offsets[i + 1]] for i in indices])
+        return Split(self.name, corpus.subset(indices), targets, self.classes)
+
     def texts(self) -> list[str]:
         """The sequences as letters, which is what the floors read."""
         return [self.corpus.text(i) for i in range(len(self.corpus))]
@@ -44,7 +53,7 @@ class Row:
     figures: dict[str, float]
     note: str = ""
     per_sequence: np.ndarray | None = None
-    """`[records, 3]` of (record, sum, count) of the monitored NLL, for paired intervals over proteins."""
+    """`[records, 4]` of (record, sum of the monitored NLL, targets, correct), for paired intervals over proteins."""
 
 
 def floor_rows(floors: Mapping[str, Sequence[FloorResult]]) -> dict[str, list[Row]]:

@@ -2,19 +2,16 @@
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from protformer.data import alphabet
 from protformer.data.batch import Batch
-from protformer.data.corpus import Corpus
-from protformer.data.floors import composition
 from protformer.data.objectives import MaskedResidues, NextResidue, Objective
 from protformer.model.heads import LanguageModelHead
 from protformer.training.metrics import SequenceSums, SumOverCount
 from protformer.training.tasks.base import Figures, LabelKind, Row, Split
+from protformer.training.tasks.residue_floors import residue_floors
 
 
 class ResidueFigures(Figures):
@@ -37,7 +34,7 @@ class ResidueFigures(Figures):
         count = torch.tensor(len(nll), device=nll.device)
         self.all_perplexity.update(nll.double().sum(), count)
         self.all_accuracy.update(correct.sum(), count)
-        self.per_sequence.update(batch.records[chosen], nll[chosen])
+        self.per_sequence.update(batch.records[chosen], nll[chosen], correct[chosen])
 
     def compute(self) -> dict[str, float]:
         return {
@@ -111,64 +108,10 @@ class ResiduePrediction:
     def floors(
         self, train: Split, evaluations: dict[str, Split], objectives: dict[str, Objective], seed: int
     ) -> dict[str, list[Row]]:
-        """The training residues' frequencies (unigram); each protein's own composition from what is visible of it."""
-        log_unigram = composition.unigram_log_probs(train.corpus.tokens)
-        strength = composition.fit_prior_strength(train.corpus.tokens, train.corpus.offsets, log_unigram, seed=seed)
-        likeliest = int(np.argmax(log_unigram))
-        rows: dict[str, list[Row]] = {}
-        for name, split in evaluations.items():
-            if self.causal:
-                rows[name] = self._prefix_floors(split.corpus, log_unigram, strength)
-                continue
-            targets, owners, visible = _headline_targets(objectives[name])
-            own = composition.composition_nll(targets, owners, visible, log_unigram, strength)
-            guess = composition.composition_log_probs(visible, log_unigram, strength).argmax(axis=1)
-            rows[name] = [
-                self._row("unigram", composition.unigram_nll(targets, log_unigram), owners, targets == likeliest),
-                self._row("own composition", own, owners, guess[owners] == targets),
-            ]
-        return rows
-
-    def _prefix_floors(self, corpus: Corpus, log_unigram: np.ndarray, strength: float) -> list[Row]:
-        standard = alphabet.IS_STANDARD[corpus.tokens]
-        owners = np.repeat(np.arange(len(corpus)), corpus.lengths)[standard]
-        targets = corpus.tokens[standard]
-        own = composition.prefix_composition_nll(corpus.tokens, corpus.offsets, log_unigram, strength)[standard]
-        return [
-            self._row(
-                "unigram", composition.unigram_nll(targets, log_unigram), owners, targets == log_unigram.argmax()
-            ),
-            self._row("own composition", own, owners),
-        ]
-
-    def _row(self, name: str, nll: np.ndarray, owners: np.ndarray, correct: np.ndarray | None = None) -> Row:
-        records, where, counts = np.unique(owners, return_inverse=True, return_counts=True)
-        sums = np.bincount(where, weights=nll)
-        figures = {f"perplexity_{self.headline}": float(np.exp(nll.mean()))}
-        if correct is not None:
-            figures[f"accuracy_{self.headline}"] = float(correct.mean())
-        note = {
-            "unigram": "residue frequencies of the training set",
-            "own composition": "the protein's visible residues, smoothed with the unigram",
-        }[name]
-        return Row(name, figures, note, np.stack([records, sums, counts], axis=1).astype(np.float64))
+        """Training frequencies (unigram), each protein's own composition, and that times its flanking residues."""
+        return residue_floors(train, evaluations, objectives, causal=self.causal, headline=self.headline, seed=seed)
 
 
 def _terms(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
     outputs = outputs.float()
     return cross_entropy(outputs, batch.targets, reduction="none"), outputs.argmax(dim=1) == batch.targets
-
-
-def _headline_targets(objective: Objective) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets shown as `<mask>` and their records `[n]`; each record's residues that are no target `[records, 33]`."""
-    corpus = objective.corpus
-    targets, owners = [], []
-    visible = np.zeros((len(corpus), len(alphabet.TOKENS)), np.int64)
-    for record in range(len(corpus)):
-        example = objective.example(record, 0)
-        shown = example.targets[example.headline]
-        targets.append(shown)
-        owners.append(np.full(len(shown), record, np.int64))
-        visible[record] = np.bincount(corpus.sequence(record), minlength=len(alphabet.TOKENS))
-        visible[record] -= np.bincount(example.targets, minlength=len(alphabet.TOKENS))
-    return np.concatenate(targets), np.concatenate(owners), visible

@@ -13,7 +13,7 @@ import torch
 
 import protformer
 
-CHECKOUT = Path(protformer.__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[1]
 """The folder that holds the package: a checkout of the repository, or `site-packages`."""
 
 

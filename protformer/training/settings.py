@@ -1,0 +1,27 @@
+"""A job as plain values, which can be handed to another process."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class JobSettings:
+    """The resolved configuration of one job, where it runs, and what the command line chose."""
+
+    config: dict[str, Any]
+    run_dir: str
+    choices: dict[str, str] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    group: str | None = None
+
+    def chose(self, *groups: str) -> bool:
+        """Whether the command line touched one of these groups."""
+        return any(o.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] in groups for o in self.overrides)
+
+    @property
+    def run_name(self) -> str:
+        attention = self.choices.get("attention", "")
+        featured = "features" in (self.config.get("attention") or {})
+        features = [self.choices.get("features", "")] if featured else []
+        names = [self.choices.get("task", "run"), attention, *features, self.choices.get("model", "")]
+        return " ".join([*filter(None, names), f"seed {self.config['seed']}"])

@@ -1,0 +1,59 @@
+"""A member of a sweep (`-m`): a folder named by the hash of its configuration, so that what is done is known as done.
+
+With `hydra.sweep.subdir=${config_hash:}` (experiments that compare set it) the same command line, run again, skips the
+members that ended, goes on with one that was interrupted from its last checkpoint, and starts the others.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from protformer.errors import ProtformerError, shown_path
+
+log = logging.getLogger(__name__)
+# Where things lie and what is logged changes no figure.
+LEFT_OUT = ("hydra", "paths", "logger")
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hexadecimal digits of the resolved configuration; where things lie and what is logged is left out."""
+    kept = {str(key): value for key, value in config.items() if key not in LEFT_OUT}
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def register_resolver() -> None:
+    """`${config_hash:}` in a configuration is the hash of the whole of it."""
+
+    def resolve(*, _root_: DictConfig) -> str:
+        kept = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+        plain = OmegaConf.to_container(kept, resolve=True)
+        assert isinstance(plain, dict)
+        return config_hash({str(k): v for k, v in plain.items()})
+
+    OmegaConf.register_new_resolver("config_hash", resolve, replace=True)
+
+
+def finished_figures(run_dir: Path) -> dict[str, Any] | None:
+    """The figures by evaluation set of a member that ended in this folder; None where it has yet to run."""
+    record = run_dir / "metrics.json"
+    if not record.is_file():
+        return None
+    try:
+        sets = json.loads(record.read_text(encoding="utf-8"))["sets"]
+        return {name: found["rows"][-1]["figures"] for name, found in sets.items()}
+    except (ValueError, KeyError, IndexError) as error:
+        raise ProtformerError(
+            f"{shown_path(record)} is damaged ({error!r}): remove it to run this member again."
+        ) from error
+
+
+def last_checkpoint(run_dir: Path) -> str | None:
+    """Where a member that was interrupted in this folder goes on; None where it starts."""
+    checkpoint = run_dir / "checkpoints" / "last.ckpt"
+    return str(checkpoint) if checkpoint.is_file() else None
