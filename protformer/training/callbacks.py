@@ -81,6 +81,12 @@ class Throughput(Callback):
         self.seconds += self._window_seconds
         self._window_residues, self._window_seconds = 0, 0.0
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # Lightning has asked for the state already; what was seen since the last log belongs to it
+        self.flush(trainer)
+        if "callbacks" in checkpoint:
+            checkpoint["callbacks"][self.state_key] = self.state_dict()
+
     def state_dict(self) -> dict[str, Any]:
         return {"residues": self.residues, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
 

@@ -91,7 +91,7 @@ def test_labelled_tasks_learn_a_planted_signal():
         batch_tokens=2000, limit_val_batches=0,
     )  # fmt: skip
     assert losses[60] < 0.1 < losses[1]
-    from protformer.training.job import _evaluate
+    from protformer.training.scoring import evaluate
 
     data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    assert _evaluate(trainer, module, data, "trained")["valid"].figures["accuracy"] > 0.9
+    assert evaluate(trainer, module, data, "trained")["valid"].figures["accuracy"] > 0.9

@@ -1,0 +1,151 @@
+"""Members of a sweep: named by their configuration, skipped when done, resumed when cut, recorded to compare."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import ROOT, train_py  # noqa: F401
+from omegaconf import OmegaConf
+from test_distributed import fasta  # noqa: F401
+
+from protformer.errors import ProtformerError
+from protformer.training import entry
+from protformer.training.sweep import config_hash, finished_figures, register_resolver
+
+LINE = [
+    "experiment=compare_attention", "method=exact,performer_relu", "seed=0", "model=tiny", "logger=none", "trainer=cpu",
+    "data.batch_tokens=300", "data.eval_tokens=600", "trainer.max_steps=12", "trainer.val_check_interval=4",
+    "features.num_features=16", "optimizer.warmup_steps=0", "redraw.every=5", "evaluate.sample=4",
+]  # fmt: skip
+
+
+def test_the_hash_is_of_what_changes_figures_alone():
+    config = {
+        "seed": 0,
+        "trainer": {"max_steps": 3, "devices": 1},
+        "logger": {"mode": None},
+        "paths": {"root_dir": "."},
+    }
+    same = {"trainer": {"devices": 1, "max_steps": 3}, "seed": 0, "logger": None, "paths": {"root_dir": "elsewhere"}}
+    assert config_hash(config) == config_hash(same)
+    assert len(config_hash(config)) == 12
+    assert config_hash({**config, "seed": 1}) != config_hash(config)
+    register_resolver()
+    whole = OmegaConf.create({**config, "hydra": {"sweep": {"subdir": "${config_hash:}"}}})
+    assert whole.hydra.sweep.subdir == config_hash(config)
+
+
+def test_a_folder_without_a_record_has_yet_to_run_and_a_damaged_one_is_named(tmp_path):
+    assert finished_figures(tmp_path) is None
+    (tmp_path / "metrics.json").write_text('{"sets": {"valid": {"rows": [{"figures": {"perplexity_mask": 9.0}}]}}}')
+    assert finished_figures(tmp_path) == {"valid": {"perplexity_mask": 9.0}}
+    (tmp_path / "metrics.json").write_text('{"sets": ')
+    with pytest.raises(ProtformerError, match="remove it"):
+        finished_figures(tmp_path)
+
+
+def test_members_are_skipped_when_done_and_resumed_when_not(train_py, monkeypatch, tmp_path):  # noqa: F811
+    started = []
+
+    def run(settings, processes, *, alone):
+        started.append((settings, alone))
+        return {}
+
+    monkeypatch.setattr(entry, "run", run)
+    line = ["-m", *LINE, "hydra.sweep.dir=out"]
+    assert train_py(line) == 0
+    (first, alone), (second, _) = started
+    assert alone
+    folders = [Path(settings.run_dir) for settings in (first, second)]
+    assert sorted(folder.name for folder in (tmp_path / "out").iterdir() if folder.is_dir()) == sorted(
+        folder.name for folder in folders
+    )
+    (folders[0] / "metrics.json").write_text('{"sets": {}}')
+    (folders[1] / "checkpoints").mkdir()
+    (folders[1] / "checkpoints" / "last.ckpt").touch()
+    started.clear()
+    assert train_py(line) == 0
+    ((settings, _),) = started
+    assert settings.config["ckpt_path"] == str(folders[1] / "checkpoints" / "last.ckpt")
+    assert settings.config["attention"]["_target_"].endswith("FavorAttention")
+    # another setting is another member
+    started.clear()
+    assert train_py([*line, "trainer.max_steps=13"]) == 0
+    assert len(started) == 2
+
+
+def sweep(folder: Path, data: list[str], *overrides: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")}
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), "-m", *LINE, *data, *overrides, f"hydra.sweep.dir={folder}"],
+        env={**environment, "OMP_NUM_THREADS": "1", "PROTFORMER_SHAPE_CHECKS": "0"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def read_proteins(folder: Path) -> list[dict[str, str]]:
+    with (folder / "per_protein.tsv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.slow  # five processes that import PyTorch
+def test_a_killed_sweep_ends_as_one_that_was_not(fasta, tmp_path):  # noqa: F811
+    bins = tmp_path / "bins.tsv"
+    bins.write_text("id\tbin\n" + "".join(f"p{i}\t{'even' if i % 2 == 0 else 'odd'}\n" for i in range(40)))
+    more = [f"evaluate.bins={bins}"]
+    whole = sweep(tmp_path / "whole", fasta, *more)
+    cut = sweep(tmp_path / "cut", fasta, *more)
+    while cut.poll() is None and not list((tmp_path / "cut").glob("*/checkpoints/last.ckpt")):
+        time.sleep(0.02)
+    os.killpg(cut.pid, signal.SIGKILL)
+    cut.communicate()
+    resumed = sweep(tmp_path / "cut", fasta, *more)
+    said, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, said
+    output, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, output
+    folders = sorted(folder.name for folder in (tmp_path / "whole").iterdir() if folder.is_dir())
+    assert len(folders) == 2
+    for name in folders:
+        one, two = (json.loads((tmp_path / which / name / "metrics.json").read_text()) for which in ("whole", "cut"))
+        assert one["sets"] == two["sets"]
+        assert one["comparison"] == two["comparison"]
+        for a, b in zip(one["curve"], two["curve"], strict=True):
+            assert [a[key] for key in ("step", "residues", "figures")] == [
+                b[key] for key in ("step", "residues", "figures")
+            ]
+        assert [point["step"] for point in one["curve"]] == [0, 4, 8, 12]
+        assert read_proteins(tmp_path / "whole" / name) == read_proteins(tmp_path / "cut" / name)
+        check_record(one, read_proteins(tmp_path / "whole" / name))
+    methods = {json.loads((tmp_path / "whole" / n / "metrics.json").read_text())["method"] for n in folders}
+    assert methods == {"exact", "performer-relu"}
+
+
+def check_record(metrics: dict, proteins: list[dict[str, str]]) -> None:
+    """Figures of the whole set and of each bin are those of the proteins."""
+    found = metrics["sets"]["valid"]
+    assert len(proteins) == found["sequences"] == 4
+    assert metrics["comparison"]["data"]["valid"]["sampled_from"] > 4
+    assert "sampled_from" not in metrics["comparison"]["data"]["train"]
+
+    def figures(rows: list[dict[str, str]]) -> list[float]:
+        nll, targets, correct = (
+            np.array([float(row[column]) for row in rows]) for column in ("nll", "targets", "correct")
+        )
+        return [np.exp(nll.sum() / targets.sum()), correct.sum() / targets.sum()]
+
+    trained = found["rows"][-1]["figures"]
+    assert [trained["perplexity_mask"], trained["accuracy_mask"]] == pytest.approx(figures(proteins), rel=1e-5)
+    assert trained["perplexity_mask_low"] < trained["perplexity_mask"] < trained["perplexity_mask_high"]
+    for bin_name, binned in found["by_bin"].items():
+        rows = [row for row in proteins if row["bin"] == bin_name]
+        assert len(rows) == binned["proteins"]
+        trained = binned["rows"][-1]["figures"]
+        assert [trained["perplexity_mask"], trained["accuracy_mask"]] == pytest.approx(figures(rows), rel=1e-5)
