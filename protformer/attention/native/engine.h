@@ -30,6 +30,7 @@ struct Piece {
 
 constexpr long WHOLE = 512;  // a segment up to this length is done by one worker; LONG in favor_settings.py
 constexpr long MOST_PARTS = 64;
+constexpr long NEAR = 1 << 20;  // bytes of causal states that a worker goes to and fro between: about half a cache
 
 static inline long parts_of(long length) {
     const long fine = (length + WHOLE - 1) / WHOLE, coarse = (length + 8 * WHOLE - 1) / (8 * WHOLE);
@@ -59,6 +60,7 @@ class Engine {
         long segment = 0;
         for (bool begun = false; !begun || segment < call_.segments; begun = true) {
             segment = next_wave(segment);
+            group_heads();
             Layout sizing(nullptr);
             lay_out(sizing);
             char* base = memory.get(sizing.size());
@@ -128,7 +130,7 @@ class Engine {
                     take_operands(sizes_, backward_, layout, kept ? kept + head * sizes_.kept_floats() : nullptr));
         workers_.assign(call_.threads, {});
         for (Worker& worker : workers_) {
-            worker.scratch = take_scratch(sizes_, backward_, call_.causal, layout);
+            worker.scratch = take_scratch(sizes_, backward_, states_at_once_, layout);
             if (whole_.empty() || call_.causal) continue;
             worker.state = layout.take<float>(call_.heads * sizes_.state_floats());
             worker.largest = layout.take<float>(call_.heads);
@@ -214,23 +216,43 @@ class Engine {
         });
     }
 
-    // One task for each segment and head: what a row sees is made in its order.
+    // What a row sees is made in its order: a task is a segment, or a group of its heads where it is a large share of
+    // all work. Heads of a group go side by side, as many as have their states near.
+    void group_heads() {
+        groups_.clear();
+        states_at_once_ = 0;
+        if (!call_.causal) return;
+        const long near = std::max<long>(1, NEAR / static_cast<long>(sizeof(float) * sizes_.state_floats()));
+        long rows = 0;
+        for (const Piece& piece : whole_) rows += piece.end - piece.begin;
+        for (const Piece& piece : whole_) {
+            const long share = 2L * call_.threads * (piece.end - piece.begin);
+            const long fair = call_.threads > 1 ? (share + rows - 1) / rows : 1;
+            const long groups = std::min<long>(call_.heads, std::max(fair, (call_.heads + near - 1) / near));
+            for (long group = 0; group < groups; ++group) {
+                const int begin = static_cast<int>(group * call_.heads / groups);
+                const int end = static_cast<int>((group + 1) * call_.heads / groups);
+                groups_.push_back({&piece, begin, end});
+                states_at_once_ = std::max(states_at_once_, end - begin);
+            }
+        }
+    }
+
     void serve_sequences() {
-        run(call_, static_cast<long>(whole_.size()) * call_.heads, [&](long task, int worker) {
-            const Piece& piece = whole_[task / call_.heads];
-            const int h = static_cast<int>(task % call_.heads);
-            const auto first = [&](auto* x) { return rows(x, piece.begin, h); };
-            const Sequence sequence{first(call_.query),      first(call_.key),
-                                    first(call_.value),      first(call_.grad_out),
-                                    first(call_.out),        first(call_.grad_query),
-                                    first(call_.grad_key),   first(call_.grad_value),
-                                    number(call_.row_numbers, piece.begin, h),
-                                    spare_ ? spare_ + 2 * (h * call_.total + piece.begin) : nullptr,
-                                    piece.end - piece.begin};
-            Scratch& scratch = workers_[worker].scratch;
-            const Head head = head_of(piece, h);
-            set_head(sizes_, head, scratch);
-            if (!serve_causal<Family>(sizes_, head, sequence, call_.epsilon, backward_, scratch))
+        run(call_, static_cast<long>(groups_.size()), [&](long task, int worker) {
+            const Piece& piece = *groups_[task].piece;
+            std::vector<Head> heads;
+            std::vector<Sequence> sequences;
+            for (int h = groups_[task].begin; h < groups_[task].end; ++h) {
+                const auto first = [&](auto* x) { return x ? rows(x, piece.begin, h) : nullptr; };
+                heads.push_back(head_of(piece, h));
+                sequences.push_back({first(call_.query), first(call_.key), first(call_.value), first(call_.grad_out),
+                                     first(call_.out), first(call_.grad_query), first(call_.grad_key),
+                                     first(call_.grad_value), number(call_.row_numbers, piece.begin, h),
+                                     spare_ ? spare_ + 2 * (h * call_.total + piece.begin) : nullptr,
+                                     piece.end - piece.begin, call_.total - piece.begin});
+            }
+            if (!serve_causal<Family>(sizes_, heads, sequences, call_.epsilon, backward_, workers_[worker].scratch))
                 __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
         });
     }
@@ -332,6 +354,11 @@ class Engine {
         report(piece, range);
     }
 
+    struct Group {
+        const Piece* piece;
+        int begin, end;  // heads
+    };
+
     struct Worker {
         Scratch scratch;
         float *state, *largest;
@@ -346,6 +373,8 @@ class Engine {
     std::vector<std::size_t> fresh_;  // parts without a state yet
     std::vector<float*> kept_;        // [long segments] where their states are kept, or null
     std::size_t states_ = 0;          // kept so far
+    std::vector<Group> groups_;       // causal: the tasks
+    int states_at_once_ = 0;          // causal: the most heads side by side
     std::vector<Projection> heads_;
     std::vector<Operands> operands_;  // [long segments][heads]
     std::vector<Worker> workers_;

@@ -34,7 +34,7 @@ struct Sequence {
     const Element *query, *key, *value, *grad_out;
     Element *out, *grad_query, *grad_key, *grad_value;
     float *row_numbers, *spare;  // [length], [2 length]: the latter is a backward's own
-    long length;
+    long length, left;  // rows of the segment, and from its first to the tensors' last
 
     // Fetches rows from `at` on of all that a pass reads and writes.
     void fetch(long at, long rows, std::size_t stride, std::size_t dim, bool backward) const {

@@ -118,7 +118,7 @@ static inline void fetch_rows(const Element* x, std::size_t stride, std::size_t 
 template <class Element>
 struct AheadOf {
     static constexpr std::size_t LINE = 64 / sizeof(Element);
-    const Element *read[3], *written[2];  // null where there are fewer
+    const Element *read[4], *written[2];  // null where there are fewer
     std::size_t at, skip;  // numbers from the tensors' beginnings; and from a row's last line to the next row
     long line, lines, left;
 

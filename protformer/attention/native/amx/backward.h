@@ -69,10 +69,10 @@ static inline void grade_weighted(const Sizes& sizes, const Head& head, Rows key
     }
 }
 
-// G of 32 rows: left operand `grads`, its turned tiles for step `step` of the block, and its last column, which is formed
-// from the numerators in `joint` or, `known`, taken as it is.
-static inline void form_grads(const Sizes& sizes, Rows grad_out, const float (&reciprocals)[SUB], int step,
-                              Scratch& scratch, float (&last)[SUB], bool known = false) {
+// G of 32 rows as the left operand `grads`, and its last column, which is formed from the numerators in `joint` or,
+// `known`, taken as it is.
+static inline void form_grads(const Sizes& sizes, Rows grad_out, const float* reciprocals, Scratch& scratch, float* last,
+                              bool known = false) {
     const std::size_t width = sizes.joint_tiles();
     for (int half = 0; half < 2; ++half) {
         __m512 inner[16];
@@ -94,6 +94,11 @@ static inline void form_grads(const Sizes& sizes, Rows grad_out, const float (&r
         const __m512 sums = _mm512_mul_ps(lane_sums(inner), _mm512_loadu_ps(reciprocals + half * LANES));
         if (!known) _mm512_storeu_ps(last + half * LANES, _mm512_sub_ps(_mm512_setzero_ps(), sums));
     }
+}
+
+// `turned`, step `step` of a block, from the 32 rows in `grads` and their last column; and without that the right
+// operand `paired` [dim_tiles] over tokens, where not null.
+static inline void turn_grads(const Sizes& sizes, int step, Scratch& scratch, const float* last, bf16* paired) {
     for (int pair = 0; pair < sizes.dim_steps; ++pair) {
         __m512i low[16], high[16];
         for (int r = 0; r < LANES; ++r) {
@@ -102,6 +107,9 @@ static inline void form_grads(const Sizes& sizes, Rows grad_out, const float (&r
             interleave_rows(load(tile), load(tile + STEP), both[0], both[1]);
             low[r] = load(both[0]);
             high[r] = load(both[1]);
+            if (!paired) continue;
+            store(paired + 2 * pair * LEFT + r * STEP, low[r]);
+            store(paired + (2 * pair + 1) * LEFT + r * STEP, high[r]);
         }
         transpose(low);
         transpose(high);
@@ -121,51 +129,43 @@ static inline void form_grads(const Sizes& sizes, Rows grad_out, const float (&r
     for (int r = 2; r < LANES; ++r) store(tile + r * STEP, _mm512_setzero_si512());
 }
 
-// Gradients of up to BLOCK queries, and their share of dS.
-template <class Family>
-static inline void grade_queries(const Sizes& sizes, const Head& head, const bf16* query, const bf16* grad_out,
-                                 int count, float epsilon, const State& state, const bf16*, const float*, bf16* grad_query,
-                                 float* grad_state, bool first, Scratch& scratch, Range& range) {
-    const int steps = (count + SUB - 1) / SUB;
+// Gradients of features of 32 rows as those of logits, into `grad_logits`. `product(group, result)` makes those of 32
+// features in tiles; `column` [features], times each row's factor where there are `factors`, is added to them.
+// `totals`, where not null, gets each row's sums.
+template <class Family, class Multiply>
+static inline __attribute__((always_inline)) void grade_logits(const Sizes& sizes, const float* kept, float epsilon,
+                                                               const float* column, const float* factors,
+                                                               __m512 (*totals)[LANES], Scratch& scratch,
+                                                               const Multiply& product) {
     const __m512 added = _mm512_set1_ps(epsilon);
-    for (int step = 0; step < steps; ++step) {
-        const int here = count - step * SUB < SUB ? count - step * SUB : SUB;
-        const Rows rows = whole_rows(sizes, query + step * SUB * sizes.stride, here, scratch.tails[0]);
-        bf16* paired = scratch.paired + step * sizes.feature_tiles * LEFT;
-        row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride), nullptr, epsilon, scratch, scratch.kept,
-                             paired, range);
-        float reciprocals[SUB], last[SUB];
-        read_state(sizes, state, scratch, reciprocals);
-        form_grads(sizes, whole_rows(sizes, grad_out + step * SUB * sizes.stride, here, scratch.tails[1]), reciprocals,
-                   step, scratch, last);
-        const auto product = [&](int group) __attribute__((always_inline)) {
-            multiply<2, 2>(
-                {scratch.logits + group % 2 * 4 * RESULT, RESULT, 2 * RESULT}, nullptr,
-                left_tiles(scratch.grads, sizes.dim_steps * LEFT, LEFT),
-                {state.over_dims + 2 * group * LEFT, LEFT, static_cast<std::size_t>(sizes.feature_tiles) * LEFT},
-                sizes.dim_steps);
-        };
-        product(0);
-        for (int group = 0; group < sizes.feature_steps; ++group) {
-            if (group + 1 < sizes.feature_steps) product(group + 1);
-            const __m512 sum_a = _mm512_loadu_ps(state.sums + group * 32);
-            const __m512 sum_b = _mm512_loadu_ps(state.sums + group * 32 + LANES);
-            for (int t = 0; t < SUB; ++t) {
-                const float* grad = scratch.logits + (group % 2 * 4 + t / LANES * 2) * RESULT + t % LANES * LANES;
-                const float* kept =
-                    scratch.kept + (t / LANES * sizes.feature_tiles + 2 * group) * RESULT + t % LANES * LANES;
-                const __m512 factor = _mm512_set1_ps(last[t]);
-                const __m512 a = _mm512_fmadd_ps(factor, sum_a, _mm512_loadu_ps(grad));
-                const __m512 b = _mm512_fmadd_ps(factor, sum_b, _mm512_loadu_ps(grad + RESULT));
-                bf16* out = scratch.grad_logits + (t / LANES * sizes.feature_steps + group) * LEFT + t % LANES * STEP;
-                store(out, round_pair(Family::vjp(a, _mm512_loadu_ps(kept), added),
-                                      Family::vjp(b, _mm512_loadu_ps(kept + RESULT), added)));
-            }
+    const auto tiles = [&](int group) { return scratch.logits + group % 2 * 4 * RESULT; };
+    product(0, Result{tiles(0), RESULT, 2 * RESULT});
+    for (int group = 0; group < sizes.feature_steps; ++group) {
+        if (group + 1 < sizes.feature_steps) product(group + 1, Result{tiles(group + 1), RESULT, 2 * RESULT});
+        const __m512 column_a = _mm512_loadu_ps(column + group * 32);
+        const __m512 column_b = _mm512_loadu_ps(column + group * 32 + LANES);
+        for (int t = 0; t < SUB; ++t) {
+            const float* grad = tiles(group) + t / LANES * 2 * RESULT + t % LANES * LANES;
+            const float* features = kept + (t / LANES * sizes.feature_tiles + 2 * group) * RESULT + t % LANES * LANES;
+            const __m512 factor = _mm512_set1_ps(factors ? factors[t] : 1.0f);
+            __m512 a = _mm512_fmadd_ps(factor, column_a, _mm512_loadu_ps(grad));
+            __m512 b = _mm512_fmadd_ps(factor, column_b, _mm512_loadu_ps(grad + RESULT));
+            a = Family::vjp(a, _mm512_loadu_ps(features), added);
+            b = Family::vjp(b, _mm512_loadu_ps(features + RESULT), added);
+            store(scratch.grad_logits + (t / LANES * sizes.feature_steps + group) * LEFT + t % LANES * STEP,
+                  round_pair(a, b));
+            if (!totals) continue;
+            __m512& total = totals[t / LANES][t % LANES];
+            total = _mm512_add_ps(total, _mm512_add_ps(a, b));
         }
-        grade_inputs(sizes, head, grad_query + step * SUB * sizes.stride, here, scratch);
     }
+}
+
+// Adds f_q^T G of a block, turned, to dS.
+static inline void add_grads(const Sizes& sizes, const Scratch& scratch, const bf16* paired, int steps, bool first,
+                             float* grad_state) {
     const std::size_t next = static_cast<std::size_t>(sizes.feature_tiles);
-    const Right features{scratch.paired, LEFT, next * LEFT};
+    const Right features{paired, LEFT, next * LEFT};
     for (int row = 0; row < static_cast<int>(sizes.joint_tiles()); row += 2) {
         const Result result{grad_state + row * next * RESULT, RESULT, next * RESULT};
         const Left grads = left_tiles(scratch.turned + row * 4 * LEFT, 4 * LEFT, LEFT);
@@ -180,12 +180,40 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const bf1
     }
 }
 
-// dS of a segment from those of its parts as operands. The first part's is overwritten.
-static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size_t next, int count, const float* centre,
-                                     const GradState& out) {
-    add_states(parts, next, sizes.state_floats(), count);
+// Gradients of up to BLOCK queries, and their share of dS.
+template <class Family>
+static inline void grade_queries(const Sizes& sizes, const Head& head, const bf16* query, const bf16* grad_out,
+                                 int count, float epsilon, const State& state, const bf16*, const float*, bf16* grad_query,
+                                 float* grad_state, bool first, Scratch& scratch, Range& range) {
+    const int steps = (count + SUB - 1) / SUB;
+    for (int step = 0; step < steps; ++step) {
+        const int here = count - step * SUB < SUB ? count - step * SUB : SUB;
+        const Rows rows = whole_rows(sizes, query + step * SUB * sizes.stride, here, scratch.tails[0]);
+        bf16* paired = scratch.paired + step * sizes.feature_tiles * LEFT;
+        row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride), nullptr, epsilon, scratch, scratch.kept,
+                             paired, range);
+        float reciprocals[SUB], last[SUB];
+        read_state(sizes, state, scratch, reciprocals);
+        form_grads(sizes, whole_rows(sizes, grad_out + step * SUB * sizes.stride, here, scratch.tails[1]), reciprocals,
+                   scratch, last);
+        turn_grads(sizes, step, scratch, last, nullptr);
+        grade_logits<Family>(
+            sizes, scratch.kept, epsilon, state.sums, last, nullptr, scratch,
+            [&](int group, Result result) __attribute__((always_inline)) {
+                multiply<2, 2>(
+                    result, nullptr, left_tiles(scratch.grads, sizes.dim_steps * LEFT, LEFT),
+                    {state.over_dims + 2 * group * LEFT, LEFT, static_cast<std::size_t>(sizes.feature_tiles) * LEFT},
+                    sizes.dim_steps);
+            });
+        grade_inputs(sizes, head, grad_query + step * SUB * sizes.stride, here, scratch);
+    }
+    add_grads(sizes, scratch, scratch.paired, steps, first, grad_state);
+}
+
+// Operands of dS; `centre` is what values are counted from, null where they are taken as they come.
+static inline void pack_grad_state(const Sizes& sizes, const float* state, const float* centre, const GradState& out) {
     const auto row_of = [&](int d, int column) __attribute__((always_inline)) {
-        return parts + (d / LANES * sizes.feature_tiles + column) * RESULT + d % LANES * LANES;
+        return state + (d / LANES * sizes.feature_tiles + column) * RESULT + d % LANES * LANES;
     };
     for (int column = 0; column < sizes.feature_tiles; ++column) {
         __m512 added =
@@ -198,6 +226,7 @@ static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size
             const __m512i rounded = round_pair(a, b);
             store(out.over_dims + (d / STEP * sizes.feature_tiles + column) * LEFT + d % STEP / 2 * STEP,
                   interleave(rounded));
+            if (!centre) continue;
             // what the operand will multiply is what has to be subtracted
             added = _mm512_fnmadd_ps(widen(_mm512_castsi512_si256(rounded)), _mm512_set1_ps(centre[d]), added);
             added =
@@ -220,6 +249,13 @@ static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size
         }
 }
 
+// dS of a segment from those of its parts as operands. The first part's is overwritten.
+static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size_t next, int count, const float* centre,
+                                     const GradState& out) {
+    add_states(parts, next, sizes.state_floats(), count);
+    pack_grad_state(sizes, parts, centre, out);
+}
+
 // Gradients of up to 32 keys and their values.
 template <class Family>
 static inline void grade_keys(const Sizes& sizes, const Head& head, const bf16* key, const bf16* value, int count,
@@ -227,7 +263,6 @@ static inline void grade_keys(const Sizes& sizes, const Head& head, const bf16* 
                               bf16* grad_key, bf16* grad_value, Scratch& scratch, Range& range) {
     const Rows keys = whole_rows(sizes, key, count, scratch.tails[0]);
     const Rows values = whole_rows(sizes, value, count, scratch.tails[1]);
-    const __m512 added = _mm512_set1_ps(epsilon);
     float shifts[SUB];
     const bool weighted = Family::stabilised && head.weighted();
     if (weighted)
@@ -244,30 +279,14 @@ static inline void grade_keys(const Sizes& sizes, const Head& head, const bf16* 
     }
     __m512 totals[2][LANES];
     for (int t = 0; t < SUB; ++t) totals[t / LANES][t % LANES] = _mm512_setzero_ps();
-    const auto product = [&](int group) __attribute__((always_inline)) {
-        multiply<2, 2>({scratch.logits + group % 2 * 4 * RESULT, RESULT, 2 * RESULT}, nullptr,
-                       left_in_place(values.at, values.stride),
-                       {state.over_dims + 2 * group * LEFT, LEFT, static_cast<std::size_t>(sizes.feature_tiles) * LEFT},
-                       sizes.dim_steps);
-    };
-    product(0);
-    for (int group = 0; group < sizes.feature_steps; ++group) {
-        if (group + 1 < sizes.feature_steps) product(group + 1);
-        const __m512 added_a = _mm512_loadu_ps(state.added + group * 32);
-        const __m512 added_b = _mm512_loadu_ps(state.added + group * 32 + LANES);
-        for (int t = 0; t < SUB; ++t) {
-            const float* grad = scratch.logits + (group % 2 * 4 + t / LANES * 2) * RESULT + t % LANES * LANES;
-            const float* kept =
-                scratch.kept + (t / LANES * sizes.feature_tiles + 2 * group) * RESULT + t % LANES * LANES;
-            const __m512 a = Family::vjp(_mm512_add_ps(_mm512_loadu_ps(grad), added_a), _mm512_loadu_ps(kept), added);
-            const __m512 b = Family::vjp(_mm512_add_ps(_mm512_loadu_ps(grad + RESULT), added_b),
-                                         _mm512_loadu_ps(kept + RESULT), added);
-            store(scratch.grad_logits + (t / LANES * sizes.feature_steps + group) * LEFT + t % LANES * STEP,
-                  round_pair(a, b));
-            __m512& total = totals[t / LANES][t % LANES];
-            if (weighted) total = _mm512_add_ps(total, _mm512_add_ps(a, b));
-        }
-    }
+    grade_logits<Family>(
+        sizes, scratch.kept, epsilon, state.added, nullptr, weighted ? totals : nullptr, scratch,
+        [&](int group, Result result) __attribute__((always_inline)) {
+            multiply<2, 2>(
+                result, nullptr, left_in_place(values.at, values.stride),
+                {state.over_dims + 2 * group * LEFT, LEFT, static_cast<std::size_t>(sizes.feature_tiles) * LEFT},
+                sizes.dim_steps);
+        });
     grade_weighted(sizes, head, keys, totals, weighted, grad_key, count, scratch);
 }
 

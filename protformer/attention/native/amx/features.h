@@ -113,13 +113,16 @@ static inline void set_head(const Sizes& sizes, const Head& head, Scratch& scrat
     if (!head.offset) return;
     float* by_features = scratch.starts;
     float* by_tokens = scratch.starts + sizes.feature_steps * 4 * RESULT;
-    for (int i = 0; i < sizes.features; ++i) {
-        const float offset = i < sizes.rows ? head.offset[i] : 0;
-        const int group = i / 32 * 4, tile = i / LANES % 2, place = i % LANES;
+    for (int tile = 0; tile < sizes.feature_tiles; ++tile) {
+        alignas(64) float offsets[LANES];
+        const __m512 all = _mm512_maskz_loadu_ps(lanes(sizes.rows - tile * LANES), head.offset + tile * LANES);
+        _mm512_store_ps(offsets, all);
+        const int group = tile / 2 * 4;
         for (int other = 0; other < 2; ++other)
-            for (int t = 0; t < LANES; ++t) {
-                by_features[(group + 2 * tile + other) * RESULT + place * LANES + t] = offset;
-                by_tokens[(group + 2 * other + tile) * RESULT + t * LANES + place] = offset;
+            for (int i = 0; i < LANES; ++i) {
+                const int by_feature = (group + 2 * (tile % 2) + other) * RESULT + i * LANES;
+                _mm512_storeu_ps(by_features + by_feature, _mm512_set1_ps(offsets[i]));
+                _mm512_storeu_ps(by_tokens + (group + 2 * other + tile % 2) * RESULT + i * LANES, all);
             }
     }
 }

@@ -222,6 +222,21 @@ static inline void finish_state(const Sizes& sizes, float* parts, std::size_t ne
 // (a state is kept with all its operands)
 static inline void reopen_state(const Sizes&, const State&) {}
 
+// The reciprocals of the denominators that the last tile of `joint` has.
+static inline void invert_sums(const Sizes& sizes, const Scratch& scratch, float* reciprocals) {
+    const float* sums = scratch.joint + sizes.dim_tiles * RESULT;
+    alignas(64) float both[SUB];
+    for (int t = 0; t < SUB; ++t) {
+        const float* row = sums + t / LANES * sizes.joint_tiles() * RESULT + t % LANES * LANES;
+        both[t] = row[0] + row[1];
+    }
+    const __m512 least = _mm512_set1_ps(1.17549435e-38f);
+    for (int half = 0; half < SUB; half += LANES) {
+        const __m512 guarded = _mm512_max_ps(least, _mm512_load_ps(both + half));  // (in this order NaN stays NaN)
+        _mm512_storeu_ps(reciprocals + half, _mm512_div_ps(_mm512_set1_ps(1), guarded));
+    }
+}
+
 // Numerators, counted from the centre, and the reciprocals of denominators of 32 rows whose features are formed.
 static inline void read_state(const Sizes& sizes, const State& state, Scratch& scratch, float (&reciprocals)[SUB]) {
     const std::size_t width = sizes.joint_tiles();
@@ -231,16 +246,7 @@ static inline void read_state(const Sizes& sizes, const State& state, Scratch& s
                    {state.over_features + sizes.dim_tiles * LEFT, LEFT, width * LEFT}, sizes.feature_steps);
     multiply_rows({scratch.joint, RESULT, width * RESULT}, nullptr, features, {state.over_features, LEFT, width * LEFT},
                   sizes.dim_tiles, sizes.feature_steps);
-    alignas(64) float both[SUB];
-    for (int t = 0; t < SUB; ++t) {
-        const float* row = sums + t / LANES * width * RESULT + t % LANES * LANES;
-        both[t] = row[0] + row[1];
-    }
-    const __m512 least = _mm512_set1_ps(1.17549435e-38f);
-    for (int half = 0; half < SUB; half += LANES) {
-        const __m512 guarded = _mm512_max_ps(least, _mm512_load_ps(both + half));  // (in this order NaN stays NaN)
-        _mm512_storeu_ps(reciprocals + half, _mm512_div_ps(_mm512_set1_ps(1), guarded));
-    }
+    invert_sums(sizes, scratch, reciprocals);
 }
 
 // Output rows of up to 32 queries.

@@ -27,24 +27,26 @@ static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& 
     return x;
 }
 
-static inline void take_causal(const Sizes& sizes, bool backward, Layout& layout, Scratch& scratch) {
+// `states`: of heads that go side by side.
+static inline void take_causal(const Sizes& sizes, bool backward, int states, Layout& layout, Scratch& scratch) {
     const std::size_t dims = sizes.dim_steps, steps = sizes.feature_steps;
     scratch.causal = layout.take<CausalScratch>(1);
     CausalScratch x{};
-    for (bf16** left : {&x.queries, &x.keys, &x.queries_paired, &x.keys_paired, &x.keys_over, &x.keys_turned})
-        *left = layout.take<bf16>(2 * steps * LEFT);
-    for (bf16** left : {&x.mixing, &x.grad_mixing}) *left = layout.take<bf16>(2 * LEFT);
-    for (bf16** left : {&x.rows, &x.values_over, &x.grads_paired}) *left = layout.take<bf16>(2 * dims * LEFT);
-    for (float** kept : {&x.query_kept, &x.key_kept}) *kept = layout.take<float>(4 * steps * RESULT);
-    x.tiles = layout.take<float>(4 * RESULT);
-    x.state = layout.take<float>(sizes.state_floats());
-    x.centre = layout.take<float>(sizes.dim);
-    x.nothing = layout.take<float>(sizes.dim);
+    for (bf16** tiles : {&x.own, &x.own_queries}) *tiles = layout.take<bf16>(2 * steps * LEFT);
+    for (bf16** tiles : {&x.others, &x.others_over, &x.keys_turned}) *tiles = layout.take<bf16>(4 * steps * LEFT);
+    for (bf16** tiles : {&x.mixing, &x.grad_mixing}) *tiles = layout.take<bf16>(4 * LEFT);
+    for (bf16** tiles : {&x.rows, &x.across, &x.grads_paired}) *tiles = layout.take<bf16>(4 * dims * LEFT);
+    x.kept = layout.take<float>(4 * steps * RESULT);
+    x.tiles = layout.take<float>(8 * RESULT);
+    x.states = layout.take<float>(states * sizes.state_floats());
+    x.sums = layout.take<float>(std::size_t(states) * sizes.features);
+    x.centres = layout.take<float>(std::size_t(sizes.heads) * sizes.dim);
     x.operands = take_operands(sizes, backward, layout, nullptr);
     if (layout.real()) new (scratch.causal) CausalScratch(x);
 }
 
-static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool causal, Layout& layout) {
+// `states`: how many heads' causal states there may be at once; none where attention is two-way.
+static inline Scratch take_scratch(const Sizes& sizes, bool backward, int states, Layout& layout) {
     const std::size_t dims = sizes.dim_steps, steps = sizes.feature_steps, width = sizes.joint_tiles();
     Scratch x{};
     x.keys = layout.take<bf16>(dims * 8 * LEFT);
@@ -56,7 +58,7 @@ static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool causa
     x.joint = layout.take<float>(2 * width * RESULT);
     x.starts = layout.take<float>(2 * steps * 4 * RESULT);
     x.ones = -1;
-    if (causal) take_causal(sizes, backward, layout, x);
+    if (states > 0) take_causal(sizes, backward, states, layout, x);
     if (!backward) return x;
     x.paired = layout.take<bf16>(4 * 2 * steps * LEFT);
     x.grads = layout.take<bf16>(2 * dims * LEFT);

@@ -83,22 +83,19 @@ static inline Left left_in_place(const bf16* at, std::size_t row_numbers) {
     return {at, 2 * row_numbers, LANES * row_numbers, STEP};
 }
 
-// result = start + left right, for 16 R rows and 16 N columns; start lies like the result, or is zero where null.
+// left right, over so many steps of the summed dimension.
+struct Product {
+    Left left;
+    Right right;
+    int steps;
+};
+
+// Adds a product to the result in the first four tiles.
 template <int R, int N>
-static inline __attribute__((always_inline)) void multiply(Result c, const float* start, Left a, Right b, int steps) {
-    fence_tiles();
-    if (start) {
-        _tile_loadd(0, start, 64);
-        if constexpr (N > 1) _tile_loadd(1, start + c.next_columns, 64);
-        if constexpr (R > 1) _tile_loadd(2, start + c.next_rows, 64);
-        if constexpr (R > 1 && N > 1) _tile_loadd(3, start + c.next_rows + c.next_columns, 64);
-    } else {
-        _tile_zero(0);
-        if constexpr (N > 1) _tile_zero(1);
-        if constexpr (R > 1) _tile_zero(2);
-        if constexpr (R > 1 && N > 1) _tile_zero(3);
-    }
-    for (int step = 0; step < steps; ++step, a.at += a.next_step, b.at += b.next_step) {
+static inline __attribute__((always_inline)) void add_product(const Product& product) {
+    Left a = product.left;
+    Right b = product.right;
+    for (int step = 0; step < product.steps; ++step, a.at += a.next_step, b.at += b.next_step) {
         _tile_loadd(6, b.at, 64);
         _tile_loadd(4, a.at, a.row_bytes);
         _tile_dpbf16ps(0, 4, 6);
@@ -112,6 +109,24 @@ static inline __attribute__((always_inline)) void multiply(Result c, const float
         }
         if constexpr (R > 1 && N > 1) _tile_dpbf16ps(3, 5, 7);
     }
+}
+
+// result = start + sum of products, for 16 R rows and 16 N columns; start lies like the result, or is zero where null.
+template <int R, int N, class... Products>
+static inline __attribute__((always_inline)) void multiply(Result c, const float* start, const Products&... products) {
+    fence_tiles();
+    if (start) {
+        _tile_loadd(0, start, 64);
+        if constexpr (N > 1) _tile_loadd(1, start + c.next_columns, 64);
+        if constexpr (R > 1) _tile_loadd(2, start + c.next_rows, 64);
+        if constexpr (R > 1 && N > 1) _tile_loadd(3, start + c.next_rows + c.next_columns, 64);
+    } else {
+        _tile_zero(0);
+        if constexpr (N > 1) _tile_zero(1);
+        if constexpr (R > 1) _tile_zero(2);
+        if constexpr (R > 1 && N > 1) _tile_zero(3);
+    }
+    (add_product<R, N>(products), ...);
     _tile_stored(0, c.at, 64);
     if constexpr (N > 1) _tile_stored(1, c.at + c.next_columns, 64);
     if constexpr (R > 1) _tile_stored(2, c.at + c.next_rows, 64);
@@ -119,16 +134,26 @@ static inline __attribute__((always_inline)) void multiply(Result c, const float
     fence_tiles();
 }
 
+template <int R, int N>
+static inline __attribute__((always_inline)) void multiply(Result c, const float* start, Left a, Right b, int steps) {
+    multiply<R, N>(c, start, Product{a, b, steps});
+}
+
 // 32 rows of a result of `columns` tiles of columns.
-static inline void multiply_rows(Result c, const float* start, Left a, Right b, int columns, int steps) {
+template <class... Products>
+static inline void multiply_rows(Result c, const float* start, int columns, Products... products) {
     int column = 0;
     for (; column + 2 <= columns; column += 2) {
-        multiply<2, 2>(c, start, a, b, steps);
+        multiply<2, 2>(c, start, products...);
         c.at += 2 * c.next_columns;
         start = start ? start + 2 * c.next_columns : nullptr;
-        b.at += 2 * b.next_columns;
+        ((products.right.at += 2 * products.right.next_columns), ...);
     }
-    if (column < columns) multiply<2, 1>(c, start, a, b, steps);
+    if (column < columns) multiply<2, 1>(c, start, products...);
+}
+
+static inline void multiply_rows(Result c, const float* start, Left a, Right b, int columns, int steps) {
+    multiply_rows(c, start, columns, Product{a, b, steps});
 }
 
 // [a, b] rounded to bf16.
@@ -137,6 +162,14 @@ static inline __m512i round_pair(__m512 a, __m512 b) { return (__m512i)_mm512_cv
 static inline __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 
 static inline __m512 load_bf16(const bf16* x) { return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(x))); }
+
+// A left operand's tile as a right operand's, or the reverse; rows of the former `next` numbers apart.
+static inline void turn_tile(const bf16* from, bf16* to, std::size_t next = STEP) {
+    __m512i x[16];
+    for (int i = 0; i < LANES; ++i) x[i] = load(from + i * next);
+    transpose(x);
+    for (int i = 0; i < LANES; ++i) store(to + i * STEP, x[i]);
+}
 
 // One row of a right operand from [a0 .. a15, b0 .. b15]: [a0, b0, a1, b1, ...].
 static inline __m512i interleave(__m512i halves) {

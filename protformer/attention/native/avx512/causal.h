@@ -9,6 +9,8 @@
 
 #pragma once
 
+#include <vector>
+
 #include "backward.h"
 
 namespace favor {
@@ -328,12 +330,16 @@ class Causal {
     int count_ = 0, columns_ = 0;
 };
 
-// Whether logits and weights were in range.
+// Whether logits and weights of a segment's heads were in range.
 template <class Family>
-static inline bool serve_causal(const Sizes& sizes, const Head& head, const Sequence& rows, float epsilon, bool backward,
-                                Scratch& scratch) {
-    Causal<Family> causal(sizes, head, rows, epsilon, scratch);
-    return backward ? causal.backward() : causal.forward();
+static inline bool serve_causal(const Sizes& sizes, const std::vector<Head>& heads, const std::vector<Sequence>& rows,
+                                float epsilon, bool backward, Scratch& scratch) {
+    bool in_range = true;
+    for (std::size_t h = 0; h < heads.size(); ++h) {
+        Causal<Family> causal(sizes, heads[h], rows[h], epsilon, scratch);
+        in_range &= backward ? causal.backward() : causal.forward();
+    }
+    return in_range;
 }
 
 }  // namespace favor

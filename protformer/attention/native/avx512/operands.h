@@ -31,7 +31,8 @@ static inline Operands take_operands(const Sizes& sizes, bool backward, Layout& 
     return x;
 }
 
-static inline Scratch take_scratch(const Sizes& sizes, bool backward, bool causal, Layout& layout) {
+static inline Scratch take_scratch(const Sizes& sizes, bool backward, int states, Layout& layout) {
+    const bool causal = states > 0;
     const std::size_t rows = static_cast<std::size_t>(BLOCK) * sizes.width;
     Scratch x{};
     x.x = layout.take<float>(rows);
