@@ -17,7 +17,7 @@ from importlib import import_module
 
 from protformer.errors import ProtformerError
 
-COMMANDS = ("benchmark", "embed", "plot", "simulate")
+COMMANDS = ("benchmark", "compare", "embed", "plot", "simulate")
 
 EPILOG = """\
 examples:

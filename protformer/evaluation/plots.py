@@ -5,23 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from protformer.errors import ProtformerError
+from protformer.evaluation.headlines import headline_of
+from protformer.evaluation.methods import FLOOR_COLOUR, look
 
-# Okabe and Ito's colours, told apart by the colour-blind; the same for the same row everywhere.
+# Of rows that are no floor. (A trained model has the colour of its method.)
 COLOURS = {
-    "trained": "#0072B2",
     "before training": "#BBBBBB",
     "untrained": "#BBBBBB",
     "best reachable": "#009E73",
     "knowing the true state": "#56B4E9",
 }
-FLOOR_COLOUR = "#E69F00"
-HEADINGS = {
-    "perplexity_mask": "perplexity at <mask> (lower is better)",
-    "perplexity_residues": "perplexity of the next residue (lower is better)",
-    "accuracy": "accuracy (higher is better)",
-    "macro_f1": "macro F1 (higher is better)",
-    "spearman": "Spearman's rank correlation (higher is better)",
-}
+# matplotlib's names of a look's dashes and marker
+DASHES = {"solid": "-", "dash": (0, (5, 2)), "dot": (0, (1.5, 1.5)), "dashdot": (0, (5, 2, 1.5, 2))}
+MARKERS = {
+    "circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "triangle-down": "v", "cross": "X", "star": "*",
+    "pentagon": "p",
+}  # fmt: skip
 
 
 def plot_run(metrics: dict[str, Any], output: Path) -> None:
@@ -29,10 +28,11 @@ def plot_run(metrics: dict[str, Any], output: Path) -> None:
 
     The picture's type is that of `output`'s ending; it is written to a temporary name and renamed.
     """
-    sets = metrics["sets"]
-    column = next((c for c in HEADINGS if any(c in r["figures"] for s in sets.values() for r in s["rows"])), None)
-    if column is None:
+    sets, headline = metrics["sets"], headline_of(metrics)
+    if headline is None:
         raise ProtformerError("This run has no figure that can be drawn.")
+    column = headline.column
+    known = {**COLOURS, "trained": look(metrics.get("method") or "performer-positive").colour}
     names = list(sets)
     figure = new_figure(figsize=(3.3 * len(names) + 1.6, 3.6))
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
@@ -43,7 +43,7 @@ def plot_run(metrics: dict[str, Any], output: Path) -> None:
             [v - (r["figures"].get(f"{column}_low") or v) for r, v in zip(rows, values, strict=True)],
             [(r["figures"].get(f"{column}_high") or v) - v for r, v in zip(rows, values, strict=True)],
         ]
-        colours = [COLOURS.get(r["name"], FLOOR_COLOUR) for r in rows]
+        colours = [known.get(r["name"], FLOOR_COLOUR) for r in rows]
         axis.barh([r["name"] for r in rows], values, xerr=errors, color=colours, error_kw={"lw": 1, "capsize": 2})
         for place, value in enumerate(values):
             axis.annotate(f"{value:.3g}" if value < 1 else f"{value:.2f}", (value, place), xytext=(6, 0),
@@ -51,7 +51,7 @@ def plot_run(metrics: dict[str, Any], output: Path) -> None:
         axis.set_title(f"{name}: {sets[name]['sequences']:,} proteins", fontsize=10)
         axis.set_xlim(0, max(values) * 1.2)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel(HEADINGS[column], fontsize=10)
+    figure.supxlabel(f"{headline.label} ({headline.direction})", fontsize=10)
     figure.suptitle(metrics["run"], fontsize=11)
     save_figure(figure, output)
 

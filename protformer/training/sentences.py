@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from protformer.errors import ProtformerError, shown_path
 from protformer.training.command_line import Grounds, check_values, explain
+from protformer.training.sweep import is_config_hash
 
 SHOW = "HYDRA_FULL_ERROR=1 python train.py ... shows the traceback"
 UNEXPECTED = r"^(\S+?)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'"
@@ -61,6 +63,10 @@ def one_job(job: Job) -> Job:
                 raise _Terminated(_resume_hint()) from error
             raise
         except Exception as error:
+            # what torch's launcher raises where this process, which waits for those of a job, is asked to end
+            asked = getattr(error, "sigval", None) if type(error).__name__ == "SignalException" else None
+            if asked is not None:
+                raise (KeyboardInterrupt if asked == signal.SIGINT else _Terminated)(_resume_hint()) from error
             if _failures is None:
                 raise
             _tell_failure(error, _failures)
@@ -246,7 +252,11 @@ def _key_ending_in(name: str) -> str | None:
 
 
 def _resume_hint() -> str:
-    last = Path(HydraConfig.get().runtime.output_dir) / "checkpoints" / "last.ckpt"
+    hydra = HydraConfig.get()
+    folder = Path(hydra.runtime.output_dir)
+    if hydra.mode == RunMode.MULTIRUN and is_config_hash(folder.name):
+        return "The same command line goes on with this sweep."
+    last = folder / "checkpoints" / "last.ckpt"
     return f"ckpt_path={shown_path(last)} resumes from the last checkpoint." if last.is_file() else ""
 
 

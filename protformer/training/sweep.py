@@ -7,6 +7,7 @@ members that ended, goes on with one that was interrupted from its last checkpoi
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ def config_hash(config: Mapping[str, Any]) -> str:
     kept = {str(key): value for key, value in config.items() if key not in LEFT_OUT}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def is_config_hash(name: str) -> bool:
+    """Whether a folder is named as `config_hash` names them."""
+    return re.fullmatch(r"[0-9a-f]{12}", name) is not None
 
 
 def register_resolver() -> None:

@@ -9,6 +9,7 @@ from protformer.cli.main import main
 from protformer.errors import ProtformerError
 from protformer.evaluation.attention_benchmark import plot as module
 from protformer.evaluation.attention_benchmark import plot_rows, read_rows
+from protformer.evaluation.methods import look
 
 
 def row(implementation: str, length: int, ms: float | None, features: int | None = None, **other: Any) -> dict:
@@ -43,10 +44,9 @@ def test_rows_become_a_picture(ending, tmp_path):
 
 def test_lines_are_told_apart():
     lines = [("protformer-positive", 64), ("protformer-positive", 256), ("sdpa", None), ("performer-pytorch", 64)]
-    looks = [(module._colour(line[0]), module._style(line, lines)) for line in lines]
-    assert len(set(looks)) == 4
+    assert len({module._look(line, lines) for line in lines}) == 4
     ours = ("protformer-positive", "protformer-hybrid-positive", "protformer-exact", "protformer-linformer", "reformer")
-    assert len({module._colour(name) for name in ours}) == len(ours)
+    assert len({look(name).colour for name in ours}) == len(ours)
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path):

@@ -128,6 +128,18 @@ def test_a_killed_sweep_ends_as_one_that_was_not(fasta, tmp_path):  # noqa: F811
     assert methods == {"exact", "performer-relu"}
 
 
+@pytest.mark.slow  # two processes that import PyTorch
+def test_a_sweep_that_is_asked_to_end_starts_no_further_member(fasta, tmp_path):  # noqa: F811
+    asked = sweep(tmp_path, fasta, "trainer.max_steps=100000")
+    while asked.poll() is None and not list(tmp_path.glob("*/checkpoints/last.ckpt")):
+        time.sleep(0.02)
+    os.kill(asked.pid, signal.SIGTERM)  # the parent alone, as a batch system may do
+    said, _ = asked.communicate(timeout=60)
+    assert asked.returncode == 143, said
+    assert "The same command line goes on with this sweep." in said
+    assert len(list(tmp_path.glob("*/config.yaml"))) == 1
+
+
 def check_record(metrics: dict, proteins: list[dict[str, str]]) -> None:
     """Figures of the whole set and of each bin are those of the proteins."""
     found = metrics["sets"]["valid"]

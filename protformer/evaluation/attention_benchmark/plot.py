@@ -8,24 +8,9 @@ from typing import Any
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.attention_benchmark.rows import Row
-from protformer.evaluation.plots import new_figure, save_figure
+from protformer.evaluation.methods import Look, look
+from protformer.evaluation.plots import DASHES, MARKERS, new_figure, save_figure
 
-# Okabe and Ito's colours; an implementation has the same one in every picture. Several counts of random features of one
-# implementation differ by their lines.
-COLOURS = {
-    "protformer": "#0072B2",
-    "hybrid": "#56B4E9",
-    "exact": "#009E73",
-    "sdpa": "#D55E00",
-    "softmax": "#999999",
-    "performer-pytorch": "#CC79A7",
-    "torch-geometric": "#882255",
-    "linformer": "#E69F00",
-    "reformer": "#117733",
-    "sparse": "#AA8800",
-    "uniform": "#000000",
-}
-STYLES = ("-", "--", ":", "-.")
 DIRECTIONS = {"forward": "forward", "forward_backward": "forward + backward"}
 
 
@@ -54,12 +39,19 @@ def plot_rows(rows: Sequence[Row], output: Path) -> None:
             of_line.sort(key=lambda row: row["length"])
             if not of_line:
                 continue
-            options = {"color": _colour(line[0]), "linestyle": _style(line, lines), "lw": 1.6, "ms": 4}
+            own = _look(line, lines)
+            options = {
+                "color": own.colour,
+                "linestyle": DASHES[own.dash],
+                "marker": MARKERS[own.marker],
+                "lw": 1.6,
+                "ms": 4,
+            }
             lengths = [row["length"] for row in of_line]
             times = [row["ms"] for row in of_line]
             spread = [[row["ms"] - row["ms_min"] for row in of_line], [row["ms_max"] - row["ms"] for row in of_line]]
             label = line[0] if line[1] is None else f"{line[0]}, {line[1]} features"
-            handle = axes[0][column].errorbar(lengths, times, yerr=spread, marker="o", capsize=2, **options)
+            handle = axes[0][column].errorbar(lengths, times, yerr=spread, capsize=2, **options)
             handles.setdefault(label, handle)
             slope = _slope(lengths, times)
             if slope is not None:
@@ -67,7 +59,7 @@ def plot_rows(rows: Sequence[Row], output: Path) -> None:
                                          textcoords="offset points", fontsize=7, color=options["color"])  # fmt: skip
             peaks = [(row["length"], row["peak_bytes"] / 1e6) for row in of_line if row.get("peak_bytes")]
             if peaks and remembered:
-                axes[1][column].plot(*zip(*peaks, strict=True), marker="o", **options)
+                axes[1][column].plot(*zip(*peaks, strict=True), **options)
     measured = sorted({row["length"] for row in drawn})
     ticks = measured[:: math.ceil(len(measured) / 8)]
     for axis in itertools.chain(*axes):
@@ -96,16 +88,9 @@ def _line(row: Row) -> tuple[str, int | None]:
     return row["implementation"], row["features"]
 
 
-def _colour(implementation: str) -> str:
-    """That of the longest name that it begins with, after "protformer-" if it then begins with one."""
-    own = implementation.removeprefix("protformer-")
-    known = [name for name in COLOURS if own.startswith(name)] or [n for n in COLOURS if implementation.startswith(n)]
-    return COLOURS[max(known, key=len)] if known else "#444444"
-
-
-def _style(line: tuple[str, int | None], lines: Sequence[tuple[str, int | None]]) -> str:
-    alike = [other for other in lines if _colour(other[0]) == _colour(line[0])]
-    return STYLES[alike.index(line) % len(STYLES)]
+def _look(line: tuple[str, int | None], lines: Sequence[tuple[str, int | None]]) -> Look:
+    """That of the method; several counts of random features of one implementation differ by dashes and marker."""
+    return look(line[0], [other for other in lines if other[0] == line[0]].index(line))
 
 
 def _slope(lengths: Sequence[int], times: Sequence[float]) -> float | None:

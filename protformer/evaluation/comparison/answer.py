@@ -1,0 +1,137 @@
+"""What a comparison says, in one to three sentences that its figures bear out: the first thing that a reader sees."""
+
+from protformer.evaluation.comparison.comparability import Arm
+from protformer.evaluation.comparison.comparison import Comparison, listed
+from protformer.evaluation.comparison.statistics import Row, plain_arm
+from protformer.evaluation.methods import FLOOR, REFERENCE
+
+NAMES = {REFERENCE: "exact attention", FLOOR: "uniform attention"}
+MINUS = "\u2212"
+LONGEST = 6
+"""Methods that the sentences name; the others are in the table below them."""
+
+
+def answer(comparison: Comparison) -> list[str]:
+    """Sentences, the most important first."""
+    rows = {row["method"]: row for row in comparison.of_set(comparison.main_set, kind="method")}
+    reference, floor = (plain_arm(comparison.arms, method) for method in (REFERENCE, FLOOR))
+    others = [arm for arm in comparison.arms if arm not in (reference, floor)]
+    sentences = [_reached(comparison, rows, reference, floor)]
+    if comparison.headline.is_perplexity and reference and floor and "gap" in rows[floor.label]:
+        sentences += _gap(rows, reference, floor, others)
+    elif reference and others:
+        sentences.append(_from_reference(comparison, rows, others))
+        if comparison.headline.is_perplexity and not floor:
+            sentences.append(
+                "Without a run of uniform attention, nobody can say what attention is worth at this budget."
+            )
+    sentences += _beside_floors(comparison, rows)
+    return [sentence for sentence in sentences if sentence]
+
+
+def where(comparison: Comparison) -> str:
+    """The evaluation set with its size: "test (500 proteins)"."""
+    name = comparison.main_set
+    proteins = comparison.of_set(name)[0].get("proteins")
+    return f"{name} ({proteins:,} proteins)" if proteins else name
+
+
+def _reached(comparison: Comparison, rows: dict[str, Row], reference: Arm | None, floor: Arm | None) -> str:
+    headline, column = comparison.headline, comparison.headline.column
+    start = f"At {amount(comparison.residues)} residues"
+    if reference is None:
+        known = {label: row[column] for label, row in rows.items() if row.get(column) is not None}
+        if not known:
+            return f"{start}, no method has a figure on {where(comparison)}."
+        best = (min if headline.lower_is_better else max)(known, key=lambda label: known[label])
+        return f"{start}, {best} has the best {headline.label} on {where(comparison)}: {_value(rows[best], column)}."
+    told = f"{start}, exact attention reaches a {headline.label} of {_value(rows[reference.label], column)}"
+    if floor is not None:
+        told += f", and uniform attention, a plain mean over the protein, {_value(rows[floor.label], column)}"
+    return f"{told} on {where(comparison)}."
+
+
+def _gap(rows: dict[str, Row], reference: Arm, floor: Arm, others: list[Arm]) -> list[str]:
+    row = rows[floor.label]
+    size = f"{row['gap']:+.4f} nats a residue, {row['gap_low']:+.4f} to {row['gap_high']:+.4f}".replace("-", MINUS)
+    if row.get("share_note"):
+        found = "uniform attention is the better one" if row["gap_high"] < 0 else "the two cannot be told apart"
+        return [
+            f"NLL of uniform minus NLL of exact is {size}: {found}. So this budget shows nothing about attention, and"
+            " methods cannot be ranked by it."
+        ]
+    known = [rows[arm.label] for arm in others if rows[arm.label].get("share") is not None]
+    known.sort(key=lambda one: -one["share"])
+    if not known:
+        return [f"The gap between them is {size}."]
+    size = size.replace("+", "")
+    first, *rest = known[:LONGEST]
+    shares = [f"{first['method']} keeps {percent(first)}", *(f"{one['method']} {percent(one)}" for one in rest)]
+    more = f" ({len(known) - LONGEST} more in the table)" if len(known) > LONGEST else ""
+    return [f"Of what exact attention gains over uniform ({size}), {listed(shares)}{more}."]
+
+
+def _from_reference(comparison: Comparison, rows: dict[str, Row], others: list[Arm]) -> str:
+    column = comparison.headline.column
+    told = []
+    for arm in others[:LONGEST]:
+        row = rows[arm.label]
+        if row.get(f"{column}_difference") is not None:
+            told.append(f"{arm.label} {signed(row, f'{column}_difference')}")
+    return f"From exact attention, in {comparison.headline.label}: {listed(told)}." if told else ""
+
+
+def _beside_floors(comparison: Comparison, rows: dict[str, Row]) -> list[str]:
+    """Says so where a model is not better than what needs no model."""
+    column, lower = comparison.headline.column, comparison.headline.lower_is_better
+    floors = [r for r in comparison.of_set(comparison.main_set, kind="floor") if r.get(column) is not None]
+    floors = [row for row in floors if row["method"] in ("unigram", "own composition", "flanks")] or floors
+    if not floors:
+        return []
+    best = (min if lower else max)(floors, key=lambda row: row[column])
+    beaten = [
+        label
+        for label, row in rows.items()
+        if row.get(column) is not None and (row[column] >= best[column] if lower else row[column] <= best[column])
+    ]
+    if not beaten:
+        return []
+    who = "No model is" if len(beaten) == len(rows) else f"{listed(beaten)} {'is' if len(beaten) == 1 else 'are'} not"
+    return [f"{who} better here than \u201c{best['method']}\u201d ({best[column]:.2f}), a floor that needs no model."]
+
+
+def amount(number: float | int) -> str:
+    """5.0 M, 20 k, 300"""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f} {letter}"
+    return f"{number:.0f}"
+
+
+def percent(row: Row) -> str:
+    """The share of the gap, with its interval."""
+    share, low, high = (_rounded(row[key]) for key in ("share", "share_low", "share_high"))
+    return f"{share} % ({low} to {high} %)"
+
+
+def _rounded(share: float | int) -> str:
+    text = f"{100 * share:.0f}" if abs(share) < 1e6 else f"{'-' * (share < 0)}\u221e"
+    return ("0" if text == "-0" else text).replace("-", MINUS)
+
+
+def signed(row: Row, column: str) -> str:
+    """A difference, with its interval where there is one."""
+    scale, digits, unit = (100, 2, " %") if "accuracy" in column else (1, 4 if abs(row[column]) < 0.05 else 3, "")
+    ends = [row[column], row.get(f"{column}_low"), row.get(f"{column}_high")]
+    told, *bounds = [f"{scale * end:+.{digits}f}" for end in ends if end is not None]
+    return (f"{told} ({' to '.join(bounds)})" if len(bounds) == 2 else told).replace("-", MINUS) + unit
+
+
+def _value(row: Row, column: str) -> str:
+    value = row.get(column)
+    if value is None:
+        return "an unknown value"
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    digits = 2 if abs(value) >= 1 else 3
+    told = f"{value:.{digits}f}"
+    return told if low is None or high is None else f"{told} ({low:.{digits}f} to {high:.{digits}f})"

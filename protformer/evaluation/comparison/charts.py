@@ -1,0 +1,152 @@
+"""Pictures as plain data, drawn twice: by matplotlib into files, by plotly on the page."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from protformer.evaluation.analysis import Analysis, View
+from protformer.evaluation.methods import in_order
+
+Row = dict[str, Any]
+Number = float | int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A line, points, or the bars of one colour. `low` and `high` go with `y` (with `x` in kind "interval")."""
+
+    label: str
+    method: str
+    x: list[Any]
+    y: list[Any]
+    variant: int = 0
+    low: list[Number | None] | None = None
+    high: list[Number | None] | None = None
+    singles: list[Number] = field(default_factory=list)
+    """Kind "interval": the value of each seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A line across the panel at a value of the measured axis: a floor, or zero."""
+
+    label: str
+    value: Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    title: str
+    series: list[Series]
+    x_label: str
+    rules: list[Rule] = field(default_factory=list)
+    y_range: tuple[Number, Number] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """`name` is that of its files. Kind "interval" has methods down the side and the measured axis across."""
+
+    name: str
+    title: str
+    kind: Literal["line", "bar", "scatter", "interval"]
+    y_label: str
+    panels: list[Panel]
+    x_scale: str = "linear"
+    y_scale: str = "linear"
+    caption: str = ""
+    group: str = ""
+    """The section of the page that it belongs to."""
+
+
+def slug(text: str) -> str:
+    """Fit for a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "chart"
+
+
+def analysis_charts(name: str, analysis: Analysis) -> list[Chart]:
+    """An experiment's views of its rows; views without a row to draw are left out."""
+    charts = []
+    for place, view in enumerate(analysis.views):
+        rows = [row for row in analysis.rows if _takes_part(row, view)]
+        if not rows:
+            continue
+        values: Iterable[Any] = [None] if view.panel is None else dict.fromkeys(row.get(view.panel) for row in rows)
+        panels = [
+            Panel(
+                title="" if view.panel is None else f"{view.panel.replace('_', ' ')} {value}",
+                x_label=view.x_label,
+                series=_series([row for row in rows if view.panel is None or row.get(view.panel) == value], view),
+            )
+            for value in values
+        ]
+        charts.append(
+            Chart(
+                name=slug(f"{name}-{place + 1}-{view.title}"),
+                title=view.title,
+                kind=view.kind,
+                y_label=view.y_label,
+                panels=panels,
+                x_scale=view.x_scale,
+                y_scale=view.y_scale,
+                group=name,
+            )
+        )
+    return charts
+
+
+def _takes_part(row: Row, view: View) -> bool:
+    known = all(isinstance(row.get(column), int | float) and math.isfinite(row[column]) for column in (view.y,))
+    return known and row.get(view.x) is not None and all(row.get(k) == v for k, v in view.where.items())
+
+
+def _series(rows: Sequence[Row], view: View) -> list[Series]:
+    lines: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        label = str(row.get(view.line))
+        lines.setdefault((str(row.get("method", label)), label), []).append(row)
+    counts: dict[str, int] = {}
+    found = []
+    for method in in_order(method for method, _ in lines):
+        for (own, label), of_line in lines.items():
+            if own != method:
+                continue
+            points = of_line if view.kind == "scatter" else _merged(of_line, view)
+            low, high = (_column(points, column) for column in (view.low or "_low", view.high or "_high"))
+            found.append(
+                Series(
+                    label=label if method in label else f"{method}, {label}",
+                    method=method,
+                    variant=counts.get(method, 0),
+                    x=[row[view.x] for row in points],
+                    y=[row[view.y] for row in points],
+                    low=low if high else None,
+                    high=high if low else None,
+                )
+            )
+            counts[method] = counts.get(method, 0) + 1
+    return found
+
+
+def _merged(rows: Sequence[Row], view: View) -> list[Row]:
+    """One row for each x, in order: rows of one x (seeds, layers) become their mean, with their extremes as spread."""
+    by_x: dict[Any, list[Row]] = {}
+    for row in rows:
+        by_x.setdefault(row[view.x], []).append(row)
+    if all(isinstance(x, int | float) for x in by_x):
+        by_x = dict(sorted(by_x.items()))
+    if all(len(alike) == 1 for alike in by_x.values()):
+        return [alike[0] for alike in by_x.values()]
+    low, high = view.low or "_low", view.high or "_high"
+    merged = []
+    for x, alike in by_x.items():
+        values = [row[view.y] for row in alike]
+        ends = {low: min(values), high: max(values)} if len(values) > 1 else {}
+        merged.append({**alike[0], view.x: x, view.y: sum(values) / len(values), **ends})
+    return merged
+
+
+def _column(rows: Sequence[Row], column: str) -> list[Number | None] | None:
+    return None if all(row.get(column) is None for row in rows) else [row.get(column) for row in rows]

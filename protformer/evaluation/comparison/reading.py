@@ -1,0 +1,238 @@
+"""What is compared: run folders, sweep folders, experiments' rows and benchmark rows, found and read.
+
+A folder with `metrics.json` is a run, one with `rows.json` an experiment's analysis, one whose subfolders are such a
+sweep. A folder that was a run's (it has a configuration, or nothing) and holds neither is missing: named, not dropped.
+"""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from protformer.errors import ProtformerError, shown_path
+from protformer.evaluation.analysis import Analysis, read_analysis
+from protformer.evaluation.attention_benchmark import read_rows
+from protformer.evaluation.runs import read_metrics
+
+NO_MEMBERS = {"wandb", "csv", "model", "checkpoints"}
+"""Folders that a run or a sweep keeps beside its members."""
+LOOSE = "single runs"
+"""The title of the comparison of runs that were given one by one."""
+
+
+@dataclass(frozen=True)
+class Proteins:
+    """An evaluation set by protein, as `per_protein.tsv` has it; all [proteins], in the order of `keys`."""
+
+    keys: tuple[tuple[str, int], ...]
+    """(id, how many proteins of this id stand before it), sorted: ids need not be unique."""
+    bins: np.ndarray
+    targets: np.ndarray
+    nll: np.ndarray
+    """Nats, summed over the protein's targets; NaN where the task has none."""
+    correct: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that ended."""
+
+    folder: Path
+    metrics: dict[str, Any]
+    config: dict[str, Any]
+    """The resolved configuration, flat: {"trainer.max_steps": 300, ...}; empty where the folder keeps none."""
+    proteins: dict[str, Proteins] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return shown_path(self.folder)
+
+    @property
+    def method(self) -> str:
+        return str(self.metrics["method"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.metrics["seed"])
+
+    @property
+    def comparison(self) -> dict[str, Any]:
+        return self.metrics["comparison"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A member without `metrics.json`."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass
+class Group:
+    """Runs that are to be comparable: a sweep's, or those given one by one."""
+
+    title: str
+    runs: list[Run] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+
+
+@dataclass
+class Inputs:
+    groups: list[Group] = field(default_factory=list)
+    analyses: list[tuple[str, Analysis]] = field(default_factory=list)
+    benchmarks: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
+
+
+def read_inputs(sources: Sequence[Path | str]) -> Inputs:
+    """Whatever `sources` hold, in their order; each run once. ProtformerError, by name, for what holds nothing."""
+    inputs, loose, seen = Inputs(), Group(LOOSE), set()
+    for source in map(Path, sources):
+        if not source.exists():
+            raise ProtformerError(f"{source} does not exist: give folders of runs, of sweeps or of experiments.")
+        if source.resolve() in seen:
+            continue
+        seen.add(source.resolve())
+        if source.is_file():
+            _read_file(source, inputs, loose)
+        elif not _read_folder(source, inputs, loose):
+            raise ProtformerError(
+                f"{source} holds no run: neither metrics.json nor rows.json, nor subfolders with them. A run writes"
+                " metrics.json when it ends."
+            )
+    if loose.runs or loose.missing:
+        inputs.groups.insert(0, loose)
+    if not (any(group.runs for group in inputs.groups) or inputs.analyses or inputs.benchmarks):
+        names = ", ".join(shown_path(m.folder) for group in inputs.groups for m in group.missing[:5])
+        raise ProtformerError(f"No run has ended yet, so there is nothing to compare (without metrics.json: {names}).")
+    titles = Counter(group.title for group in inputs.groups)
+    for group in inputs.groups:
+        if titles[group.title] > 1 and (group.runs or group.missing):
+            group.title = shown_path((group.runs or group.missing)[0].folder.parent)
+    return inputs
+
+
+def _read_file(file: Path, inputs: Inputs, loose: Group) -> None:
+    if file.name == "metrics.json":
+        _add_run(loose, file.parent)
+        return
+    start = file.read_bytes()[:200].lstrip()
+    if start.startswith(b"[") or file.suffix == ".jsonl":
+        inputs.benchmarks.append((file.stem, read_rows(file)))
+    else:
+        inputs.analyses.append((file.parent.name or file.stem, read_analysis(file)))
+
+
+def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
+    """False where nothing was found."""
+    found = False
+    if (folder / "rows.json").is_file():
+        inputs.analyses.append((folder.resolve().name, read_analysis(folder / "rows.json")))
+        found = True
+    if (folder / "metrics.json").is_file():
+        _add_run(loose, folder)
+        return True
+    if found:
+        return True
+    if (folder / "config.yaml").is_file():
+        loose.missing.append(_missing(folder))
+        return True
+    members = sorted(
+        child for child in folder.iterdir() if child.is_dir() and child.name[0] != "." and child.name not in NO_MEMBERS
+    )
+    group = Group(folder.resolve().name)
+    nested = []
+    for member in members:
+        if (member / "metrics.json").is_file():
+            _add_run(group, member)
+        elif (member / "config.yaml").is_file() or not any(child.is_dir() for child in member.iterdir()):
+            if (member / "rows.json").is_file():
+                nested.append(member)
+            else:
+                group.missing.append(_missing(member))
+        else:
+            nested.append(member)
+    is_sweep = found = bool(group.runs) or any((m.folder / "config.yaml").is_file() for m in group.missing)
+    if is_sweep:
+        inputs.groups.append(group)
+    for member in nested:
+        if _read_folder(member, inputs, group):
+            found = True
+        elif is_sweep:
+            group.missing.append(_missing(member))
+    return found
+
+
+def _missing(folder: Path) -> Missing:
+    failed = (folder / "traceback.txt").is_file()
+    return Missing(folder, "it failed: see its traceback.txt" if failed else "no metrics.json: it did not end")
+
+
+def _add_run(group: Group, folder: Path) -> None:
+    if all(run.folder.resolve() != folder.resolve() for run in group.runs):
+        group.runs.append(read_run(folder))
+
+
+def read_run(folder: Path) -> Run:
+    """ProtformerError, by name, for a run of an older version, which does not say what it was trained on."""
+    metrics = read_metrics(folder)
+    absent = [key for key in ("method", "seed", "comparison", "training") if metrics.get(key) is None]
+    if absent:
+        raise ProtformerError(
+            f"{shown_path(folder)}: its metrics.json has no {' and no '.join(absent)}, so nobody can say what it may be"
+            " compared with. It is of an older version: train it again, or leave it out."
+        )
+    return Run(folder, metrics, _config(folder / "config.yaml"), _proteins(folder / "per_protein.tsv"))
+
+
+def _config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return flat(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, UnicodeDecodeError, AttributeError) as error:
+        raise ProtformerError(f"{file} is not a configuration ({str(error).splitlines()[0]}).") from error
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}; lists stay values."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _proteins(file: Path) -> dict[str, Proteins]:
+    """By evaluation set; empty where the run has no such file (a task without a figure by protein)."""
+    if not file.is_file():
+        return {}
+    rows: dict[str, list[tuple[tuple[str, int], str, float, float, float]]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines, delimiter="\t"):
+                name, identity = row["set"], row["id"]
+                key = (identity, seen[name, identity])
+                seen[name, identity] += 1
+                numbers = (_number(row["targets"]), _number(row["nll"]), _number(row["correct"]))
+                rows.setdefault(name, []).append((key, row["bin"] or "", *numbers))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProtformerError(f"{file} is not a table of set, id, bin, targets, nll and correct ({error}).") from error
+    return {name: _columns(sorted(found, key=lambda row: row[0])) for name, found in rows.items()}
+
+
+def _number(text: str) -> float:
+    return float(text) if text else float("nan")
+
+
+def _columns(rows: Iterable[tuple[tuple[str, int], str, float, float, float]]) -> Proteins:
+    keys, bins, targets, nll, correct = zip(*rows, strict=True)
+    return Proteins(keys, np.array(bins), np.array(targets), np.array(nll), np.array(correct))

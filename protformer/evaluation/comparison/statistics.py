@@ -1,0 +1,243 @@
+"""What the runs' figures say, and how far they could move: with other proteins, and with other seeds.
+
+One bootstrap serves all figures of an evaluation set: a draw picks proteins with replacement, and seeds too where there
+are several. All methods see the same drawn proteins (and the same seeds, where they have them in common), so what makes
+a protein easy for all cancels in differences. A method's figure is the mean over its seeds; perplexity is that of the
+set's summed NLL, never a mean over proteins. Few seeds drawn with replacement vary too little, by (n - 1)/n; their
+weights are stretched about the mean by the root of n/(n - 1), which makes the variance right.
+
+The **share of the gap** of a method is (uniform's NLL - its NLL) / (uniform's - exact's), per target: 0 % is no better
+than attending to all alike, 100 % is as good as exact attention. Where the interval of uniform - exact holds zero there
+is no gap to have a share of.
+
+Sources: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13; the correction for few units:
+Davison & Hinkley, Bootstrap Methods and their Application (1997), section 2.3.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from protformer.evaluation.comparison.comparability import Arm
+from protformer.evaluation.comparison.reading import Run
+from protformer.evaluation.headlines import Headline
+from protformer.evaluation.methods import FLOOR, REFERENCE
+
+RESAMPLES = 2000
+LEVEL = 0.95
+ALL = "all"
+"""The bin of all proteins."""
+UNBINNED = "not in the table"
+NOVELTY = ("nohit", "remote", "mid", "close", "homolog")
+"""From proteins that resemble nothing in the training set to those that resemble something closely."""
+
+Row = dict[str, Any]
+
+
+def trained_figures(run: Run, name: str) -> dict[str, float]:
+    """The trained model's figures on an evaluation set; empty where it was not scored."""
+    rows = run.metrics["sets"].get(name, {}).get("rows", [])
+    return next((row["figures"] for row in rows if row["name"] == "trained"), {})
+
+
+class Resampled:
+    """Bootstrap draws over the proteins of one evaluation set (or of a bin of it), shared by all methods.
+
+    `chosen` [proteins] says which take part. The draws are those of `seed`, and are made anew when they are asked for.
+    """
+
+    def __init__(self, chosen: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
+        self._places = np.flatnonzero(chosen)
+        self._seed, self._resamples = seed, resamples
+
+    def totals(self, columns: np.ndarray) -> np.ndarray:
+        """Sums of columns [proteins, columns] over all proteins, then over those of each draw: [1 + draws, columns]."""
+        values, count = np.asarray(columns, dtype=np.float64)[self._places], len(self._places)
+        generator = np.random.default_rng(self._seed)
+        found = [values.sum(0, keepdims=True)]
+        for start in range(0, self._resamples, 100):  # few at a time: [draws, proteins] would be large
+            number = min(100, self._resamples - start)
+            drawn = generator.integers(count, size=(number, count))
+            found.append(np.stack([np.bincount(one, minlength=count) for one in drawn]).astype(np.float64) @ values)
+        return np.concatenate(found)
+
+    def seed_weights(self, seeds: Sequence[int]) -> np.ndarray:
+        """What each seed counts, [1 + draws, seeds]: alike at first, then as drawn; the same for the same seeds."""
+        number = len(seeds)
+        even = np.full((1, number), 1 / number)
+        if number == 1:
+            return np.ones((1 + self._resamples, 1))
+        generator = np.random.default_rng([self._seed, *(seed % 2**32 for seed in seeds)])
+        drawn = generator.multinomial(number, even[0], size=self._resamples) / number
+        return np.concatenate([even, even + (drawn - even) * np.sqrt(number / (number - 1))])
+
+
+class Scores:
+    """NLL and accuracy per target of every run on one set, in all proteins and in each draw."""
+
+    def __init__(self, runs: Sequence[Run], name: str, draws: Resampled) -> None:
+        self._draws = draws
+        of_set = [run.proteins[name] for run in runs]
+        columns = [of_set[0].targets, *(p.nll for p in of_set), *(p.correct for p in of_set)]
+        targets, *sums = draws.totals(np.stack(columns, axis=1)).T
+        with np.errstate(invalid="ignore", divide="ignore"):  # a draw of a tiny bin may hold no target
+            per_target = [column / targets for column in sums]
+        self._nll = {id(run): per_target[place] for place, run in enumerate(runs)}
+        self._accuracy = {id(run): per_target[len(runs) + place] for place, run in enumerate(runs)}
+
+    def mean(self, arm: Arm, seeds: Sequence[int], figure: str) -> np.ndarray:
+        """Of `figure` ("nll", "perplexity", "accuracy") over seeds, [1 + draws]; the first is the estimate itself."""
+        runs = arm.by_seed()
+        source = self._accuracy if figure == "accuracy" else self._nll
+        values = np.stack([source[id(runs[seed])] for seed in seeds], axis=1)
+        if figure == "perplexity":
+            values = np.exp(values)
+        return (self._draws.seed_weights(seeds) * values).sum(1)
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Estimate, low and high of [1 + draws]. Draws that have no value (infinite either way) widen both ends."""
+    drawn = values[1:]
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    low = np.quantile(np.nan_to_num(drawn, nan=-np.inf), tails[0], method="lower")
+    high = np.quantile(np.nan_to_num(drawn, nan=np.inf), tails[1], method="higher")
+    return float(values[0]), float(low), float(high)
+
+
+def spread(values: Sequence[float | int]) -> Row:
+    """Over seeds: extremes, and from three on the t interval of the mean."""
+    found: Row = {"seed_min": min(values), "seed_max": max(values), "seed_low": None, "seed_high": None}
+    if len(values) >= 3:
+        half = student.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+        found |= {"seed_low": float(np.mean(values) - half), "seed_high": float(np.mean(values) + half)}
+    return found
+
+
+def common_seeds(*arms: Arm) -> list[int]:
+    """Seeds that all have: their runs saw the data in one order. Empty where there are none."""
+    shared = set.intersection(*(set(arm.by_seed()) for arm in arms))
+    return sorted(shared)
+
+
+def set_rows(arms: Sequence[Arm], name: str, headline: Headline, *, resamples: int = RESAMPLES) -> list[Row]:
+    """The rows of one evaluation set: each method on all proteins, then by novelty bin where the runs know bins."""
+    runs = [run for arm in arms for run in arm.runs]
+    if not all(name in run.proteins for run in runs):
+        return [_row_of_figures(arm, name, headline) for arm in arms]
+    bins = runs[0].proteins[name].bins
+    chosen = {ALL: np.ones(len(bins), dtype=bool)}
+    if any(bins.tolist()):
+        chosen |= {str(b) or UNBINNED: bins == b for b in in_order_of_novelty(bins.tolist())}
+    rows = []
+    for part, members in chosen.items():
+        draws = Resampled(members, resamples=resamples)
+        scores = Scores(runs, name, draws)
+        targets = int(runs[0].proteins[name].targets[members].sum())
+        for arm in arms:
+            row = _row_of_figures(arm, name, headline) if part == ALL else _base(arm, name, part)
+            row |= {"proteins": int(members.sum()), "targets": targets}
+            row |= _absolute(arm, scores, headline)
+            row |= _against_reference(arm, arms, scores, headline)
+            if headline.is_perplexity:
+                row |= _share(arm, arms, scores)
+            rows.append(row)
+    return rows
+
+
+def in_order_of_novelty(bins: Sequence[str]) -> list[str]:
+    """Each once, most novel first; other names by the alphabet."""
+    return sorted(set(bins), key=lambda b: (NOVELTY.index(b) if b in NOVELTY else len(NOVELTY), b))
+
+
+def _base(arm: Arm, name: str, part: str) -> Row:
+    return {
+        "set": name, "bin": part, "kind": "method", "method": arm.label, "family": arm.method, "seeds": len(arm.runs),
+    }  # fmt: skip
+
+
+def _row_of_figures(arm: Arm, name: str, headline: Headline) -> Row:
+    """From the runs' own closing figures: means and spread over seeds, without proteins."""
+    row: Row = {**_base(arm, name, ALL), "proteins": arm.runs[0].metrics["sets"].get(name, {}).get("sequences")}
+    for column in (headline.column, *headline.beside):
+        values = [trained_figures(run, name).get(column) for run in arm.runs]
+        known = [value for value in values if value is not None]
+        if not known:
+            continue
+        row[column] = float(np.mean(known))
+        row |= {f"{column}_{key}": value for key, value in spread(known).items()}
+        if len(known) == 1:
+            figures = trained_figures(arm.runs[0], name)
+            row |= {f"{column}_{end}": figures.get(f"{column}_{end}") for end in ("low", "high")}
+    return row
+
+
+def _measures(headline: Headline) -> list[tuple[str, str]]:
+    """(column, figure) of what proteins tell."""
+    if headline.is_perplexity:
+        return [(headline.column, "perplexity"), (headline.beside[0], "accuracy")]
+    return [("accuracy", "accuracy")] if "accuracy" in (headline.column, *headline.beside) else []
+
+
+def _absolute(arm: Arm, scores: Scores, headline: Headline) -> Row:
+    row: Row = {}
+    seeds = list(arm.by_seed())
+    for column, figure in _measures(headline):
+        row[column], row[f"{column}_low"], row[f"{column}_high"] = interval(scores.mean(arm, seeds, figure))
+        single = [float(scores.mean(arm, [seed], figure)[0]) for seed in seeds]
+        row |= {f"{column}_{key}": value for key, value in spread(single).items()}
+        row[f"{column}_by_seed"] = dict(zip(map(str, seeds), single, strict=True))
+    if headline.is_perplexity:
+        row["nll"], row["nll_low"], row["nll_high"] = interval(scores.mean(arm, seeds, "nll"))
+    return row
+
+
+def plain_arm(arms: Sequence[Arm], method: str) -> Arm | None:
+    """The arm of a method that others are held against: none where the method itself was run in several settings."""
+    found = [arm for arm in arms if arm.method == method]
+    return found[0] if len(found) == 1 else None
+
+
+def _against_reference(arm: Arm, arms: Sequence[Arm], scores: Scores, headline: Headline) -> Row:
+    reference = plain_arm(arms, REFERENCE)
+    if reference is None or arm is reference:
+        return {}
+    shared = common_seeds(arm, reference)
+    row: Row = {"paired_seeds": len(shared)}
+    for column, figure in _measures(headline):
+        mine = scores.mean(arm, shared or list(arm.by_seed()), figure)
+        theirs = scores.mean(reference, shared or list(reference.by_seed()), figure)
+        estimate, low, high = interval(mine - theirs)
+        row |= {f"{column}_difference": estimate, f"{column}_difference_low": low, f"{column}_difference_high": high}
+    return row
+
+
+def _share(arm: Arm, arms: Sequence[Arm], scores: Scores) -> Row:
+    reference, floor = plain_arm(arms, REFERENCE), plain_arm(arms, FLOOR)
+    if reference is None or floor is None:
+        return {}
+    _, best, worst = _three(arm=reference, reference=reference, floor=floor, scores=scores)
+    gap, gap_low, gap_high = interval(worst - best)
+    row: Row = {"gap": gap, "gap_low": gap_low, "gap_high": gap_high}
+    if gap_high < 0:
+        return {**row, "share_note": "uniform attention is better than exact: there is no gap to close"}
+    if not gap_low > 0:  # (so that NaN counts as no gap)
+        return {**row, "share_note": "uniform ties with exact: these runs show nothing about attention"}
+    if arm in (reference, floor):
+        return row
+    mine, best, worst = _three(arm=arm, reference=reference, floor=floor, scores=scores)
+    row["share_seeds"] = len(common_seeds(arm, reference, floor))
+    if not interval(worst - best)[1] > 0:
+        return {**row, "share_note": "uniform ties with exact in the seeds that this method has"}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.where(worst > best, (worst - mine) / (worst - best), np.nan)
+    row["share"], row["share_low"], row["share_high"] = interval(shares)
+    return row
+
+
+def _three(*, arm: Arm, reference: Arm, floor: Arm, scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """NLL of all three over the seeds that they have in common, or over all that each has; each [1 + draws]."""
+    shared = common_seeds(arm, reference, floor)
+    mine, best, worst = (scores.mean(one, shared or list(one.by_seed()), "nll") for one in (arm, reference, floor))
+    return mine, best, worst
