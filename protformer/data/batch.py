@@ -7,6 +7,7 @@ A segment is `<cls>` residues `<eos>`. There is no padding, so there is no paddi
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,8 +36,8 @@ class Batch(NamedTuple):
 
     @property
     def residues(self) -> int:
-        """Rows of the pack that are no specials."""
-        return self.tokens.shape[0] - 2 * (self.cu_seqlens.shape[0] - 1)
+        """Rows of the pack that are no specials: also where a segment holds several proteins."""
+        return int(((self.tokens != CLS) & (self.tokens != EOS)).sum())
 
 
 class Example(NamedTuple):
@@ -81,3 +82,21 @@ def collate(
         records=torch.from_numpy(np.concatenate(owners)),
         step_weight=torch.tensor(step_weight, dtype=torch.float32),
     )
+
+
+def concatenated(batch: Batch, tokens: int) -> Batch:
+    """The same rows in fewer segments: neighbours are joined while a segment has at most `tokens` of them.
+
+        <cls> M K V <eos> <cls> G A <eos> <cls> L <eos>      cu_seqlens 0 5 9 12, at most 9: 0 9 12
+
+    Each protein keeps its `<cls>` and `<eos>`, attention and positions run over the whole segment, and a target still
+    belongs to its protein. Nothing is cut or dropped: the last segment is shorter, and a protein of more than `tokens`
+    stays alone.
+    """
+    ends = batch.cu_seqlens.tolist()
+    kept = [0]
+    for before, end in pairwise(ends[1:]):
+        if end - kept[-1] > tokens:
+            kept.append(before)
+    offsets = torch.tensor([*kept, ends[-1]], dtype=batch.cu_seqlens.dtype)
+    return batch._replace(cu_seqlens=offsets)

@@ -36,7 +36,8 @@ class Objective(Protocol):
         ...
 
 
-def _without_targets() -> Example:
+def without_targets() -> Example:
+    """A segment that no loss reads."""
     none = np.zeros(0, np.int64)
     return Example(segment(np.zeros(0, np.uint8)), none, none, np.zeros(0, bool))
 
@@ -96,7 +97,7 @@ class MaskedResidues:
 
     @property
     def empty(self) -> Example:
-        return _without_targets()
+        return without_targets()
 
 
 class NextResidue:
@@ -120,7 +121,7 @@ class NextResidue:
 
     @property
     def empty(self) -> Example:
-        return _without_targets()
+        return without_targets()
 
 
 class SequenceTargets:
@@ -144,7 +145,7 @@ class SequenceTargets:
 
     @property
     def empty(self) -> Example:
-        bare = _without_targets()
+        bare = without_targets()
         return bare._replace(targets=self.targets[:0])
 
 
@@ -179,4 +180,4 @@ class ResidueTargets:
 
     @property
     def empty(self) -> Example:
-        return _without_targets()
+        return without_targets()

@@ -6,7 +6,16 @@ from typing import Any
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 
-from protformer.evaluation.analysis import Analysis
+from protformer.evaluation.analysis import Analysis, write_analysis
+from protformer.training.loggers import job_logger
+from protformer.training.settings import JobSettings
+
+
+def conclude(analysis: Analysis, settings: JobSettings) -> Path:
+    """Write an experiment's rows into its run folder, and log them as the configuration says; where they are."""
+    path = write_analysis(analysis, settings.run_dir)
+    log_analysis(analysis, job_logger(settings))
+    return path
 
 
 def log_analysis(

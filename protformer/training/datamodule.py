@@ -6,7 +6,7 @@ from typing import Any
 from pytorch_lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from protformer.data.batch import Batch, collate
+from protformer.data.batch import Batch, collate, concatenated
 from protformer.data.objectives import Objective
 from protformer.data.packing import PackingPlan
 
@@ -17,26 +17,35 @@ class MicroBatches(Dataset[Batch]):
     """One rank's micro-batches: its share of each optimiser step's sequences."""
 
     def __init__(
-        self, objective: Objective, plan: PackingPlan, *, rank: int, world_size: int, micro_batches: int = 1
+        self,
+        objective: Objective,
+        plan: PackingPlan,
+        *,
+        rank: int,
+        world_size: int,
+        micro_batches: int = 1,
+        concatenate: int | None = None,
     ) -> None:
         self.objective = objective
         self.plan = plan
         self.rank = rank
         self.world_size = world_size
         self.micro_batches = micro_batches
+        self.concatenate = concatenate
 
     def __getitem__(self, index: Index) -> Batch:
         epoch, step, micro = index
         sequences = self.plan.epoch_steps(epoch)[step]
         shares = self.plan.deal(sequences, self.world_size * self.micro_batches)
         mine = shares[micro * self.world_size + self.rank].tolist()
-        return collate(
+        batch = collate(
             [self.objective.example(record, epoch) for record in mine],
             mine,
             self.objective.weight(sequences),
             per_sequence=self.objective.per_sequence,
             empty=self.objective.empty,
         )
+        return batch if self.concatenate is None else concatenated(batch, self.concatenate)
 
 
 class TrainingOrder(Sampler[Index]):
@@ -93,6 +102,8 @@ class PackedDataModule(LightningDataModule):
         seed: of the order of the training sequences.
         num_workers: processes that prepare batches; 0 prepares them in the training process, which is faster on few
             cores.
+        concatenate: join proteins into segments of at most so many tokens, in which each sees the others
+            (`batch.concatenated`); for objectives with targets per residue. None: every protein is a segment.
         repeat_steps: train on the first so many steps alone, again and again, to see whether the loss falls.
     """
 
@@ -104,12 +115,19 @@ class PackedDataModule(LightningDataModule):
         eval_tokens: int | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        concatenate: int | None = None,
         repeat_steps: int | None = None,
     ) -> None:
         super().__init__()
         if batch_tokens < 3:
             raise ValueError(f"data.batch_tokens must be at least 3 (<cls>, a residue, <eos>), not {batch_tokens}")
+        if concatenate is not None and (concatenate < 3 or any(o.per_sequence for o in objectives.values())):
+            raise ValueError(
+                f"data.concatenate={concatenate} joins proteins of at least 3 tokens (<cls>, a residue, <eos>), for"
+                " tasks with targets per residue: leave it out (null) for a label of each sequence"
+            )
         self.objectives = objectives
+        self.concatenate = concatenate
         self.seed = seed
         if repeat_steps is not None and repeat_steps < 1:
             raise ValueError(f"data.repeat_steps must be at least 1, not {repeat_steps}")
@@ -145,6 +163,7 @@ class PackedDataModule(LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             micro_batches=micro_batches,
+            concatenate=self.concatenate,
         )
         return DataLoader(
             dataset,

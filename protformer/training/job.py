@@ -30,6 +30,7 @@ from protformer.training.attention_callbacks import attention_callbacks
 from protformer.training.callbacks import ReturnMemory, SeedEachStep, Throughput
 from protformer.training.curve import LearningCurve
 from protformer.training.datamodule import PackedDataModule
+from protformer.training.loggers import job_logger
 from protformer.training.module import ProteinModule
 from protformer.training.record import Finished, log_final, training_figures, write_record
 from protformer.training.report import print_closing_table
@@ -39,7 +40,7 @@ from protformer.training.tasks import Row, Split, Task
 
 log = logging.getLogger(__name__)
 
-LOADER_KEYS = ("batch_tokens", "eval_tokens", "num_workers", "repeat_steps")
+LOADER_KEYS = ("batch_tokens", "eval_tokens", "num_workers", "repeat_steps", "concatenate")
 
 
 def execute(settings: JobSettings) -> dict[str, Any]:
@@ -87,14 +88,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
         compile_model=config.compile,
     )
     monitor = task.monitor if "valid" in splits else None
-    # (by partial: `instantiate` would take the configuration among the arguments for one to instantiate)
-    logger = instantiate(config.logger, _partial_=True, _convert_="all")(
-        run_dir=str(run_dir),
-        run_name=settings.run_name,
-        run_group=settings.group,
-        overrides=settings.overrides,
-        run_config={**settings.config, "choices": settings.choices, "parameters": parameter_count(model)},
-    )
+    logger = job_logger(settings, parameters=parameter_count(model))
     throughput = Throughput()
     curve = LearningCurve(throughput)
     callbacks = [

@@ -6,11 +6,26 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from protformer.errors import ProtformerError
+from protformer.training.settings import JobSettings
 
 MODES = ("online", "offline", "disabled")
+
+
+def job_logger(settings: JobSettings, **figures: Any) -> Logger | None:
+    """The logger of a job's configuration; `figures` stand beside the configuration in W&B."""
+    # (by partial: `instantiate` would take the configuration among the arguments for one to instantiate)
+    return instantiate(OmegaConf.create(settings.config["logger"]), _partial_=True, _convert_="all")(
+        run_dir=settings.run_dir,
+        run_name=settings.run_name,
+        run_group=settings.group,
+        overrides=settings.overrides,
+        run_config={**settings.config, "choices": settings.choices, **figures},
+    )
 
 
 def wandb_logger(

@@ -56,3 +56,23 @@ class SequenceSums(Metric):
         if not isinstance(rows, Tensor):
             rows = torch.cat(rows) if rows else torch.zeros(0, 4, dtype=torch.float64)
         return rows[rows[:, 0].argsort()]  # the order of records, not that of batches and ranks
+
+
+class Predictions(Metric):
+    """What was predicted for each record: `compute` gives `[records, 3]` of (record, prediction, target), by record."""
+
+    full_state_update = False
+    rows: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("rows", [], dist_reduce_fx="cat")
+
+    def update(self, records: Tensor, predicted: Tensor, targets: Tensor) -> None:
+        self.rows.append(torch.stack([records.double(), predicted.double(), targets.double()], dim=1))
+
+    def compute(self) -> Float[Tensor, "records 3"]:
+        rows: Any = self.rows  # (a list or one tensor, as above)
+        if not isinstance(rows, Tensor):
+            rows = torch.cat(rows) if rows else torch.zeros(0, 3, dtype=torch.float64)
+        return rows[rows[:, 0].argsort()]

@@ -25,6 +25,14 @@ def as_argument(key: str, value: str | Sequence[str]) -> str | None:
     return None if quoted is None else shlex.quote(f"{key}={quoted}")
 
 
+def as_override(key: str, value: str) -> str:
+    """`key=value` quoted for Hydra alone: one argument of a new process. ValueError where nothing would do."""
+    quoted = _quoted(value)
+    if quoted is None:
+        raise ValueError(f"Hydra cannot read {value!r} in any quotation")
+    return f"{key}={quoted}"
+
+
 def _quoted(value: str) -> str | None:
     if _reads_back(value, value):
         return value

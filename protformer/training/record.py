@@ -113,6 +113,7 @@ def _comparison(run: Finished) -> dict[str, Any]:
     """What two runs must share for their figures to be compared."""
     config, task = run.settings.config, run.settings.config["task"]
     data = {}
+    joined = {k: v for k, v in config["data"].items() if k == "concatenate" and v is not None}
     for name, split in run.splits.items():
         corpus = split.corpus
         data[name] = {"sha256": corpus.digest(), "sequences": len(corpus), "residues": len(corpus.tokens)}
@@ -120,7 +121,7 @@ def _comparison(run: Finished) -> dict[str, Any]:
             data[name]["sampled_from"] = run.whole[name]
     return {
         "data": data,
-        "task": {"name": run.task.name, **{k: v for k, v in task.items() if not k.startswith("_")}},
+        "task": {"name": run.task.name, **{k: v for k, v in task.items() if not k.startswith("_")}, **joined},
         "evaluation_seed": int(config["evaluate"]["seed"]),
         "order_seed": int(config["seed"]),
         "budget": {

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+TRAINING = "protformer.training.job.execute"
+"""The job of a configuration that trains a model."""
+
 
 @dataclass
 class JobSettings:
@@ -20,6 +23,8 @@ class JobSettings:
 
     @property
     def run_name(self) -> str:
+        if self.config.get("job", TRAINING) != TRAINING:
+            return f"{self.choices.get('experiment', 'experiment')} seed {self.config['seed']}"
         attention = self.choices.get("attention", "")
         featured = "features" in (self.config.get("attention") or {})
         features = [self.choices.get("features", "")] if featured else []

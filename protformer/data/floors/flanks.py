@@ -1,9 +1,9 @@
 """The strongest floor of residue prediction without a network: own composition times flanking residues.
 
 Naive Bayes: log p(a) = log composition(a) + w sum_o log [P(c_o | a) / P(c_o)], where c_o is the token shown o places
-away and the odds are counted over training proteins. `w` pays for neighbours that say the same thing twice; it is fitted on
-training proteins, and w = 0 is the composition alone. A model that does not beat this has learned pair frequencies at
-most. `<cls>` and `<eos>` are neighbours too (most proteins start with M); hidden neighbours say nothing.
+away and the odds are counted over training proteins. `w` pays for neighbours that say the same thing twice; it is
+fitted on training proteins, and w = 0 is the composition alone. A model that does not beat this has learned pair
+frequencies at most. `<cls>` and `<eos>` are neighbours too (most proteins start with M); hidden ones say nothing.
 
 Everything is in nats, in float64.
 """

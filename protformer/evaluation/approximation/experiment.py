@@ -13,7 +13,7 @@ from protformer.attention import ExactAttention
 from protformer.data.corpus import Corpus
 from protformer.errors import shown_path
 from protformer.evaluation.activations import LookedAt, choose_proteins, load
-from protformer.evaluation.analysis import Analysis, write_analysis
+from protformer.evaluation.analysis import Analysis
 from protformer.evaluation.approximation.errors import Reference
 from protformer.evaluation.approximation.estimators import estimator, looks_ahead
 from protformer.evaluation.approximation.redraw import redrawn
@@ -21,6 +21,7 @@ from protformer.evaluation.approximation.rows import COLUMNS, FLOOR, Found, Row
 from protformer.evaluation.approximation.samples import Place, Sample, random_samples, real_samples
 from protformer.evaluation.approximation.settings import Settings
 from protformer.evaluation.approximation.views import views_of
+from protformer.evaluation.log_analysis import conclude
 from protformer.features import projection_generator
 from protformer.training.settings import JobSettings
 
@@ -49,7 +50,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         notes=notes,
         settings=settings.config["approximation"] | {"seed": chosen.seed},
     )
-    path = write_analysis(analysis, settings.run_dir)
+    path = conclude(analysis, settings)
     _print(rows, chosen)
     print(f"Rows: {shown_path(path)}")
     return {"rows": len(rows)}

@@ -44,22 +44,23 @@ class Baseline(Contender):
     def name(self) -> str:
         return f"protformer-{self.kind}"
 
-    def _attention(self, case: Case) -> Attention:
+    def attention(self, case: Case) -> Attention:
+        """The module that is timed; ValueError where it cannot be for this case."""
         longest = {"length": case.longest} if self.kind == "linformer" else {}
         return BASELINES[self.kind](num_heads=case.heads, head_dim=case.dim, causal=case.causal, **longest)
 
     def obstacle(self, case: Case) -> str | None:
         try:
-            self._attention(case)
+            self.attention(case)
         except ValueError as error:
             return str(error)
         return None
 
     def attend(self, case: Case) -> Attend:
-        return partial(self._attention(case).to(case.device), cu_seqlens=case.offsets())
+        return partial(self.attention(case).to(case.device), cu_seqlens=case.offsets())
 
     def products(self, case: Case) -> float:
-        attention = self._attention(case)
+        attention = self.attention(case)
         size = 2.0 * case.heads * case.dim
         if isinstance(attention, LinformerAttention):
             # projections of k and v and the gradients of both; softmax attention to `rank` keys

@@ -121,7 +121,8 @@ class Performer(Contender):
     def map_name(self) -> str:
         return self.map
 
-    def _attention(self, case: Case) -> FavorAttention:
+    def attention(self, case: Case) -> FavorAttention:
+        """The module that is timed; ValueError where it cannot be for this case."""
         return FavorAttention(**self._arguments(case))
 
     def _arguments(self, case: Case) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class Performer(Contender):
 
     def engine(self, case: Case) -> str:
         """The operator's engine that serves such a call."""
-        features = self._attention(case).features.to(case.device)
+        features = self.attention(case).features.to(case.device)
         query = torch.zeros(1, case.heads, case.dim, dtype=case.torch_dtype, device=case.device)
         settings = Settings(
             adaptation=features.adapt(query, query, replace(case, lengths=(1,)).offsets()),
@@ -144,18 +145,18 @@ class Performer(Contender):
 
     def obstacle(self, case: Case) -> str | None:
         try:
-            self._attention(case)
+            self.attention(case)
         except ValueError as error:
             return str(error)
         return None
 
     def attend(self, case: Case) -> Attend:
-        attention = self._attention(case)
+        attention = self.attention(case)
         attention.redraw_(projection_generator(0, 0, 0))
         return partial(attention.to(case.device), cu_seqlens=case.offsets())
 
     def products(self, case: Case) -> float:
-        return linear_products(case, self._attention(case).features.rows, self.num_features)
+        return linear_products(case, self.attention(case).features.rows, self.num_features)
 
 
 @dataclass(frozen=True)
@@ -166,11 +167,11 @@ class Hybrid(Performer):
     def name(self) -> str:
         return f"protformer-hybrid-{self.map}"
 
-    def _attention(self, case: Case) -> HybridAttention:
+    def attention(self, case: Case) -> HybridAttention:
         return HybridAttention(**self._arguments(case))
 
     def products(self, case: Case) -> float:
-        threshold = self._attention(case).threshold
+        threshold = self.attention(case).threshold
         short = replace(case, lengths=tuple(length for length in case.lengths if length < threshold))
         long = replace(case, lengths=tuple(length for length in case.lengths if length >= threshold))
         return exact_products(short) + super().products(long)
@@ -187,9 +188,12 @@ class Exact(Contender):
     def name(self) -> str:
         return "protformer-exact"
 
+    def attention(self, case: Case) -> ExactAttention:
+        """The module that is timed."""
+        return ExactAttention(num_heads=case.heads, head_dim=case.dim, causal=case.causal)
+
     def attend(self, case: Case) -> Attend:
-        attention = ExactAttention(num_heads=case.heads, head_dim=case.dim, causal=case.causal)
-        return partial(attention, cu_seqlens=case.offsets())
+        return partial(self.attention(case), cu_seqlens=case.offsets())
 
     def products(self, case: Case) -> float:
         return exact_products(case)

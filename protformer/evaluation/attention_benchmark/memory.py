@@ -6,9 +6,11 @@ programs cannot have. The processes are forked from a server that has imported P
 
 import gc
 import multiprocessing
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,12 +27,17 @@ def peak_bytes(contender: Contender, case: Case, layout: Layout) -> int | None:
     """
     if case.device == "cuda":
         return _peak_on_cuda(contender, case, layout)
+    return of_new_process(_report, contender, case, layout, torch.get_num_threads())
+
+
+def of_new_process(report: Callable[..., None], *arguments: Any) -> int | None:
+    """What `report(sender, *arguments)` sends from a process of its own, in bytes; None as `peak_bytes` says."""
     if not STATUS.exists():
         return None
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["protformer.evaluation.attention_benchmark.preload"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(sender, contender, case, layout, torch.get_num_threads()))
+    process = context.Process(target=report, args=(sender, *arguments))
     process.start()
     sender.close()
     try:
@@ -48,15 +55,16 @@ def _report(sender: Connection, contender: Contender, case: Case, layout: Layout
     small = replace(case, lengths=(min(64, case.longest),))
     call_of(contender.attend(small), make_inputs(small, layout))()
     gc.collect()
-    before = _peak_resident_bytes()
+    before = peak_resident_bytes()
     kept = call_of(contender.attend(case), make_inputs(case, layout))()
-    peak = _peak_resident_bytes()
+    peak = peak_resident_bytes()
     del kept
     sender.send(max(peak - before - case.io_bytes, 0))
     sender.close()
 
 
-def _peak_resident_bytes() -> int:
+def peak_resident_bytes() -> int:
+    """Of this process since it began. Linux only."""
     # Not getrusage: its maximum is inherited from the parent over fork and exec.
     status = STATUS.read_text(encoding="utf-8")
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))

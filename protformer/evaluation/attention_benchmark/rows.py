@@ -67,6 +67,7 @@ def make_row(kind: str, contender: Contender, case: Case, measured: Measured, sh
         "ms_min": 1e3 * seconds[0] if seconds else None,
         "ms_max": 1e3 * seconds[-1] if seconds else None,
         "ms_spread": 1e3 * (quartiles[2] - quartiles[0]) if quartiles else None,
+        "ms_quartiles": [1e3 * quartiles[0], 1e3 * quartiles[2]] if quartiles else None,
         "calls": len(seconds),
         "reason": measured.reason,
         "tokens_per_second": case.total / middle if middle else None,

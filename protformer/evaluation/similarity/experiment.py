@@ -13,7 +13,8 @@ from protformer.data.alphabet import STANDARD
 from protformer.data.corpus import Corpus
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.activations import LookedAt, choose_proteins, load_all
-from protformer.evaluation.analysis import Analysis, View, write_analysis
+from protformer.evaluation.analysis import Analysis, View
+from protformer.evaluation.log_analysis import conclude
 from protformer.evaluation.similarity.estimates import ESTIMATES
 from protformer.evaluation.similarity.mass import measure
 from protformer.evaluation.similarity.rows import COLUMNS, Entry, Row, headline, rows_of
@@ -43,7 +44,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         notes=_NOTES,
         settings=settings.config["similarity"] | {"seed": chosen.seed},
     )
-    path = write_analysis(analysis, settings.run_dir)
+    path = conclude(analysis, settings)
     _print(entries, rows)
     print(f"Rows: {shown_path(Path(path))}")
     return {"rows": len(rows)}

@@ -2,11 +2,13 @@
 
 from protformer.training.tasks.base import Figures, Row, Split, Task
 from protformer.training.tasks.classification import ResidueClassification, SequenceClassification
+from protformer.training.tasks.recall import Recall
 from protformer.training.tasks.regression import Regression
 from protformer.training.tasks.residue_prediction import ResiduePrediction
 
 __all__ = [
     "Figures",
+    "Recall",
     "Regression",
     "ResidueClassification",
     "ResiduePrediction",

@@ -23,7 +23,7 @@ from protformer.data.batch import Batch
 from protformer.data.objectives import Objective, ResidueTargets, SequenceTargets
 from protformer.model.heads import ResidueHead, SequenceHead
 from protformer.model.pooling import PoolingName
-from protformer.training.metrics import SumOverCount
+from protformer.training.metrics import SequenceSums, SumOverCount
 from protformer.training.tasks.base import Figures, LabelKind, Row, Split, floor_rows
 
 CLASS_COLUMNS = {"accuracy": "accuracy", "macro_f1": "macro F1", "mcc": "MCC"}
@@ -52,6 +52,7 @@ class ClassFigures(Figures):
         )
         self.confusion = MulticlassConfusionMatrix(**number)
         self.nll = SumOverCount()
+        self.per_sequence = SequenceSums()
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         if len(batch.targets) == 0:
@@ -59,8 +60,9 @@ class ClassFigures(Figures):
         predicted = outputs.argmax(dim=1)
         for metric in (self.scores, self.per_class, self.confusion):
             metric.update(predicted, batch.targets)
-        nll = cross_entropy(outputs.float(), batch.targets, reduction="sum")
-        self.nll.update(nll, torch.tensor(len(batch.targets), device=nll.device))
+        nll = cross_entropy(outputs.float(), batch.targets, reduction="none")
+        self.nll.update(nll.double().sum(), torch.tensor(len(batch.targets), device=nll.device))
+        self.per_sequence.update(batch.records, nll, predicted == batch.targets)
 
     def compute(self) -> dict[str, float]:
         return {**{k: float(v) for k, v in self.scores.compute().items()}, "nll": float(self.nll.compute())}
@@ -72,10 +74,11 @@ class ClassFigures(Figures):
             name: {**{column: values[i] for column, values in columns.items()}, "count": sum(confusion[i])}
             for i, name in enumerate(self.classes)
         }
-        return {"classes": list(self.classes), "per_class": report, "confusion": confusion}
+        scores = {"classes": list(self.classes), "per_class": report, "confusion": confusion}
+        return {**scores, "per_sequence": self.per_sequence.compute().cpu().tolist()}
 
     def reset(self) -> None:
-        for metric in (self.scores, self.per_class, self.confusion, self.nll):
+        for metric in (self.scores, self.per_class, self.confusion, self.nll, self.per_sequence):
             metric.reset()
 
 

@@ -1,6 +1,6 @@
 """One number per sequence, such as the fitness of a variant."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from protformer.data.batch import Batch
 from protformer.data.objectives import Objective, SequenceTargets
 from protformer.model.heads import SequenceHead
 from protformer.model.pooling import PoolingName
+from protformer.training.metrics import Predictions
 from protformer.training.tasks.base import Figures, LabelKind, Row, Split, floor_rows
 
 
@@ -23,19 +24,25 @@ class RegressionFigures(Figures):
         self.spread = spread
         self.spearman = SpearmanCorrCoef()
         self.squared_error = MeanSquaredError()
+        self.predictions = Predictions()
 
     def update(self, outputs: Tensor, batch: Batch) -> None:
         if len(batch.targets):
             predicted = outputs.squeeze(1).float() * self.spread + self.mean
             self.spearman.update(predicted, batch.targets)
             self.squared_error.update(predicted, batch.targets)
+            self.predictions.update(batch.records, predicted, batch.targets)
 
     def compute(self) -> dict[str, float]:
         return {"spearman": float(self.spearman.compute()), "rmse": float(self.squared_error.compute()) ** 0.5}
 
+    def details(self) -> dict[str, Any]:
+        """Record, prediction and target of each sequence, for intervals over proteins."""
+        return {"predictions": self.predictions.compute().cpu().tolist()}
+
     def reset(self) -> None:
-        self.spearman.reset()
-        self.squared_error.reset()
+        for metric in (self.spearman, self.squared_error, self.predictions):
+            metric.reset()
 
 
 class Regression:

@@ -1,0 +1,149 @@
+"""Training runs that an experiment is made of, one after the other, each a process and a folder of its own.
+
+A member is the experiment's own command line with a few overrides more, and trains instead of analysing. It lies in
+`members/LABEL` of the experiment's folder; run again, the experiment takes a member that has ended as it is and runs
+the others. A member that fails is reported with its reason, and the others go on.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from protformer.errors import ProtformerError, shown_path
+from protformer.evaluation.runs import read_metrics
+from protformer.surroundings import CHECKOUT
+from protformer.training.quoting import as_override
+from protformer.training.settings import JobSettings
+
+log = logging.getLogger(__name__)
+
+TRAINING = "job=protformer.training.job.execute"
+MADE_BY = "member.json"
+OUTPUT = "output.log"
+
+
+@dataclass(frozen=True)
+class Member:
+    """A training run: its name in tables and as a folder, and what its command line has beside the experiment's."""
+
+    label: str
+    overrides: tuple[str, ...]
+    without: tuple[str, ...] = ()
+    """Groups of the experiment's command line that are not for this member: `model`, for one with `init_from`."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a member: `metrics` of its folder, or the reason why there are none."""
+
+    member: Member
+    folder: Path
+    metrics: dict[str, Any] | None = None
+    reason: str | None = None
+
+
+def run_members(members: Sequence[Member], settings: JobSettings, *, own_key: str) -> list[Ended]:
+    """Each of them, in order. `own_key` is the experiment's own group of settings, which members do not read.
+
+    Raises:
+        ProtformerError: the folder holds a member of that name that was made by another command line.
+    """
+    root = Path(settings.run_dir) / "members"
+    folders = [root / _folder_name(member.label) for member in members]
+    lines = [_overrides(member, settings, own_key) for member in members]
+    for folder, line in zip(folders, lines, strict=True):
+        _check_maker(folder, line)
+    ended = []
+    for number, (member, folder, line) in enumerate(zip(members, folders, lines, strict=True), 1):
+        where = f"{number} of {len(members)}: {member.label}"
+        if (folder / "metrics.json").is_file():
+            log.info("%s: done already", where)
+            ended.append(Ended(member, folder, read_metrics(folder)))
+            continue
+        log.info("%s", where)
+        started = time.monotonic()
+        reason = _run(folder, line)
+        if reason is None:
+            ended.append(Ended(member, folder, read_metrics(folder)))
+            log.info("%s: %.0f s", where, time.monotonic() - started)
+        else:
+            ended.append(Ended(member, folder, reason=reason))
+            log.warning("%s failed: %s (all it said: %s)", where, reason, shown_path(folder / OUTPUT))
+    if not any(one.metrics for one in ended):
+        raise ProtformerError(f"No member of this experiment ended. The first: {ended[0].reason}")
+    return ended
+
+
+def failures(ended: Sequence[Ended]) -> list[str]:
+    """A note for each member that failed."""
+    return [f"{one.member.label} did not end: {one.reason}" for one in ended if one.reason is not None]
+
+
+def _overrides(member: Member, settings: JobSettings, own_key: str) -> list[str]:
+    """The experiment's command line, but for what the member sets itself and what only the experiment reads."""
+    taken = {_key(override) for override in member.overrides} | {"job"}
+    kept = [
+        override
+        for override in settings.overrides
+        if _key(override) not in taken and _key(override).split(".")[0] not in (own_key, "hydra", *member.without)
+    ]
+    return [*kept, TRAINING, *member.overrides]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _folder_name(label: str) -> str:
+    """Readable, and a name for a folder whatever the label holds; two labels never share one."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("._")
+    return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:6]}"
+
+
+def _check_maker(folder: Path, line: Sequence[str]) -> None:
+    file = folder / MADE_BY
+    if not file.is_file():
+        return
+    made_by = json.loads(file.read_text(encoding="utf-8"))
+    if made_by != list(line):
+        differing = sorted(set(made_by) ^ set(line))
+        raise ProtformerError(
+            f"{shown_path(folder)} was made by another command line (differing: {', '.join(differing)}): write"
+            " hydra.run.dir=runs/NAME for a folder of its own, or remove that one."
+        )
+
+
+def _run(folder: Path, line: Sequence[str]) -> str | None:
+    """Run it to its end; None, or the reason why it failed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / MADE_BY, json.dumps(list(line)))
+    root = Path(os.environ.get("PROTFORMER_ROOT", CHECKOUT))
+    command = [sys.executable, str(root / "train.py"), *line, as_override("hydra.run.dir", str(folder))]
+    with (folder / OUTPUT).open("w", encoding="utf-8") as output:
+        code = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, check=False, env=_environment()
+        ).returncode
+    if code == 0 and (folder / "metrics.json").is_file():
+        return None
+    said = [text.strip() for text in (folder / OUTPUT).read_text(encoding="utf-8").splitlines() if text.strip()]
+    return said[-1] if said and code > 0 else f"its process ended with code {code}"
+
+
+def _environment() -> Mapping[str, str]:
+    # What a launcher told this process of itself is not true of its children.
+    return {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,225 @@
+"""Experiment 5: weights trained with exact attention, loaded into a Performer, without training and with some steps.
+
+The paper did so on text (arXiv 2009.14794, section 4.2: 0.07 accuracy before training, back to the original within a
+small share of its steps). Each estimator and number of features is a run from the same weights, beside three that say
+what the figures are worth: exact attention trained on for as many steps (what could be kept), the same weights under
+uniform attention (what they do without attention), and a Performer from scratch (what the steps alone are worth).
+"""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from protformer.errors import ProtformerError, shown_path
+from protformer.evaluation.analysis import Analysis, Row, View
+from protformer.evaluation.log_analysis import conclude
+from protformer.evaluation.members import Ended, Member, failures, run_members
+from protformer.model import read_config
+from protformer.training.quoting import as_override
+from protformer.training.settings import JobSettings
+
+WIDTH = 120  # of tables where the output is no terminal
+
+COLUMNS = {
+    "part": "curve: on the validation set, at each validation; final: on each evaluation set, at step 0 and at the end",
+    "method": "attention that the weights are under",
+    "start": "weights at step 0: transferred or scratch",
+    "features": "random features; those without are repeated beside each number of them",
+    "seed": "of the run",
+    "set": "evaluation set",
+    "step": "optimiser steps since the transfer",
+    "residues": "seen since then",
+    "seconds": "wall-clock seconds of training steps",
+    "when": "final: without training, or trained",
+    "accuracy": "at <mask> (next_residue: at residues)",
+    "accuracy_low": "of the 95 % interval over proteins (bootstrap)",
+    "accuracy_high": "of the 95 % interval over proteins (bootstrap)",
+    "perplexity": "at the same targets",
+    "perplexity_low": "of the 95 % interval over proteins (bootstrap)",
+    "perplexity_high": "of the 95 % interval over proteins (bootstrap)",
+}
+BEFORE = ("before training", "untrained")
+FLOORS = ("unigram", "own composition", "flanks")
+SCRATCH = "performer-positive from scratch"
+FROM_FOLDER = ("model", "method")
+"""Choices of the command line that the members make themselves, or that the weights bring."""
+
+
+def run(settings: JobSettings) -> dict[str, Any]:
+    """Run a member for each estimator and number of features; rows.json in the run folder."""
+    chosen = settings.config["transfer"]
+    model = chosen["model"]
+    if not model:
+        raise ProtformerError("Say whose weights: transfer.model=FOLDER, a run or model folder with exact attention.")
+    if not chosen["features"] or not chosen["num_features"]:
+        raise ProtformerError("transfer.features and transfer.num_features name the Performers: neither may be empty.")
+    trunk = read_config(model)["model"]["trunk"]
+    notes = [
+        "The curve at step 0 is the transfer without training. Each run has its own projections (of its seed).",
+        "`exact` is trained on like the others, at the same learning rate: it is what there is to keep, not a ceiling.",
+    ]
+    if trunk["attention"].get("name") != "ExactAttention":
+        notes.append(f"The weights of {model} were not trained with exact attention: {trunk['attention']['name']}.")
+    ended = run_members(members_of(chosen, str(model)), settings, own_key="transfer")
+    rows = [row for one in ended if one.metrics for row in rows_of(one, chosen["num_features"])]
+    rows += floor_rows(ended, chosen["num_features"])
+    headline = "accuracy at <mask>" if settings.config["task"].get("causal") is not True else "accuracy at residues"
+    analysis = Analysis(
+        kind="transfer",
+        title="From exact attention to the Performer",
+        question="How much do weights of exact attention keep under random features, and how soon is it back?",
+        rows=rows,
+        views=views(headline),
+        columns=COLUMNS,
+        notes=notes + failures(ended),
+        settings={**chosen, "seed": settings.config["seed"], "trunk": trunk},
+    )
+    path = conclude(analysis, settings)
+    _print(rows)
+    print(f"Rows: {shown_path(path)}")
+    return {"rows": len(rows)}
+
+
+def members_of(chosen: dict[str, Any], model: str) -> list[Member]:
+    """Exact and uniform attention, every estimator and number of features, and a Performer from scratch."""
+    start = as_override("init_from", model)
+    members = [Member(name, (f"attention={name}", start), FROM_FOLDER) for name in ("exact", "uniform")]
+    for features in chosen["features"]:
+        for number in chosen["num_features"]:
+            options = (f"features={features}", f"features.num_features={number}")
+            members.append(
+                Member(f"performer-{features}-{number}", ("attention=performer", *options, start), FROM_FOLDER)
+            )
+    if chosen["scratch"]:
+        shape = read_config(model)["model"]["trunk"]
+        names = ("hidden_size", "num_layers", "num_heads", "intermediate_size", "rotary_base", "token_dropout")
+        same = tuple(f"model.{name}={shape[name]}" for name in names if name in shape)
+        options = ("features=positive", f"features.num_features={max(chosen['num_features'])}", "init_from=null")
+        members.append(Member("scratch", ("attention=performer", *options, *same), FROM_FOLDER))
+    return members
+
+
+def rows_of(one: Ended, numbers: list[int]) -> list[Row]:
+    """The member's curve and its figures on each set; beside each number of features where it has none."""
+    assert one.metrics is not None
+    metrics, name = one.metrics, one.member.label
+    scratch = name == "scratch"
+    number = None if name in ("exact", "uniform") or scratch else int(name.rpartition("-")[2])
+    rows: list[Row] = []
+    for features in [number] if number is not None else numbers:
+        shared = {
+            "method": SCRATCH if scratch else metrics["method"],
+            "start": "scratch" if scratch else "transferred",
+            "features": features,
+            "seed": metrics["seed"],
+        }
+        for point in metrics["curve"]:
+            seen = {key: point[key] for key in ("step", "residues", "seconds")}
+            rows.append(_row(part="curve", **shared, **seen, set="valid", **_figures(point["figures"])))
+        done = metrics["training"]
+        for evaluation, found in metrics["sets"].items():
+            for row in found["rows"]:
+                if row["name"] not in (*BEFORE, "trained"):
+                    continue
+                trained = row["name"] == "trained"
+                seen = {"step": done["optimiser_steps"], "residues": done["residues"], "seconds": done["seconds"]}
+                seen = seen if trained else dict.fromkeys(seen, 0)
+                when = "trained" if trained else "without training"
+                rows.append(_row(part="final", **shared, **seen, set=evaluation, when=when, **_figures(row["figures"])))
+    return rows
+
+
+def floor_rows(ended: list[Ended], numbers: list[int]) -> list[Row]:
+    """Floors without a model, from one member: all have the same data."""
+    metrics = next(one.metrics for one in ended if one.metrics)
+    return [
+        _row(part="final", method=row["name"], features=features, set=name, when=when, **_figures(row["figures"]))
+        for name, found in metrics["sets"].items()
+        for row in found["rows"]
+        if row["name"] in FLOORS
+        for features in numbers
+        for when in ("without training", "trained")
+    ]
+
+
+def _row(**known: Any) -> Row:
+    return {**dict.fromkeys(COLUMNS), **known}
+
+
+def _figures(figures: dict[str, Any]) -> Row:
+    headline = "residues" if "accuracy_residues" in figures else "mask"
+    return {
+        f"{name}{end}": figures.get(f"{name}_{headline}{end}")
+        for name in ("accuracy", "perplexity")
+        for end in ("", "_low", "_high")
+    }
+
+
+def views(headline: str) -> list[View]:
+    curve = View(
+        title="Accuracy after the transfer",
+        x="step",
+        y="accuracy",
+        x_label="optimiser steps since the transfer",
+        y_label=f"{headline} (validation set)",
+        panel="features",
+        where={"part": "curve"},
+    )
+    against_features = [
+        View(
+            title=f"Accuracy {when} on {name}, by random features",
+            x="features",
+            y="accuracy",
+            low="accuracy_low",
+            high="accuracy_high",
+            x_label="random features of a head",
+            y_label=headline,
+            x_scale="log",
+            where={"part": "final", "when": when, "set": name},
+        )
+        for name in ("valid", "test")
+        for when in ("without training", "trained")
+    ]
+    return [curve, *against_features]
+
+
+def _print(rows: list[Row]) -> None:
+    final = [row for row in rows if row["part"] == "final"]
+    name = "test" if any(row["set"] == "test" for row in final) else "valid"
+    table = Table(title=f"Weights of exact attention, on {name} (95 % intervals over proteins)")
+    for column in ("method", "features", "accuracy without training", "trained", "perplexity without", "trained"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    of_set = [row for row in final if row["set"] == name]
+    seen: set[tuple[Any, ...]] = set()
+    for row in of_set:
+        features = row["features"] if str(row["method"]).startswith("performer") and row["start"] != "scratch" else ""
+        key = (row["method"], features)
+        if key in seen:
+            continue
+        seen.add(key)
+        both = {
+            when: next(
+                (
+                    other
+                    for other in of_set
+                    if other["when"] == when
+                    and other["method"] == row["method"]
+                    and (features == "" or other["features"] == features)
+                ),
+                None,
+            )
+            for when in ("without training", "trained")
+        }
+        cells = [_shown(both[when], figure) for figure in ("accuracy", "perplexity") for when in both]
+        table.add_row(str(row["method"]), str(features), *cells)
+    Console(width=None if Console().is_terminal else WIDTH).print(table)
+
+
+def _shown(row: Row | None, figure: str) -> str:
+    if row is None or row[figure] is None:
+        return "-"
+    scale, unit = (100, " %") if figure == "accuracy" else (1, "")
+    text = f"{scale * row[figure]:.2f}{unit}"
+    low, high = row[f"{figure}_low"], row[f"{figure}_high"]
+    return text if low is None or high is None else f"{text} ± {scale * (high - low) / 2:.2f}"

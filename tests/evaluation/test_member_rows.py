@@ -1,0 +1,137 @@
+"""Rows of the experiments that are made of training runs: recall by distance, transfer by step, downstream by task."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from protformer.errors import ProtformerError
+from protformer.evaluation.downstream import experiment as downstream
+from protformer.evaluation.downstream.intervals import accuracy_interval, spearman, spearman_interval
+from protformer.evaluation.downstream.tasks import downstream_task
+from protformer.evaluation.members import Ended, Member
+from protformer.evaluation.recall import experiment as recall
+from protformer.evaluation.transfer import experiment as transfer
+
+
+def metrics_of(sets: dict[str, Any], **more: Any) -> dict[str, Any]:
+    training = {"optimiser_steps": 20, "seconds": 3.0, "residues": 500, "peak_memory_bytes": 7}
+    return {"method": "exact", "seed": 1, "parameters": 9, "training": training, "curve": [], "sets": sets, **more}
+
+
+def masked(accuracy: float) -> dict[str, float]:
+    return {"accuracy_mask": accuracy, "accuracy_mask_low": accuracy - 0.1, "accuracy_mask_high": accuracy + 0.1}
+
+
+def found(*rows: tuple[str, dict[str, float]], sequences: int = 4, **more: Any) -> dict[str, Any]:
+    return {"sequences": sequences, "rows": [{"name": n, "figures": f} for n, f in rows], **more}
+
+
+def test_recall_by_distance():
+    sets = {"test": found(("trained", masked(0.5)))}
+    sets |= {
+        f"distance_{d}": found(("question alone", masked(0.2)), ("untrained", masked(0.0)), ("trained", masked(a)))
+        for d, a in ((512, 0.6), (64, 0.9))
+    }
+    curve = [{"step": 0, "residues": 0, "seconds": 0.0, "cpu_seconds": 0.0, "figures": {"accuracy_mask": 0.1}}]
+    member = Member("x", ("method=sparse_window", "attention.global_tokens=0"))
+    one = Ended(member, Path("x"), metrics_of(sets, curve=curve, method="sparse-window"))
+    rows = recall.rows_of(one, 16)
+    assert [(row["distance"], row["accuracy"], row["questions"]) for row in rows if row["part"] == "distance"] == [
+        (64, 0.9, 64),
+        (512, 0.6, 64),
+    ]
+    assert {row["method"] for row in rows} == {"sparse-window (global_tokens=0)"}
+    assert [(row["step"], row["accuracy"]) for row in rows if row["part"] == "curve"] == [(0, 0.1)]
+    floors = recall.floor_rows([one])
+    assert [(row["method"], row["distance"], row["accuracy"]) for row in floors] == [
+        ("question alone", 64, 0.2),
+        ("question alone", 512, 0.2),
+    ]
+
+
+def test_transfer_by_step_and_features():
+    point = {"step": 5, "residues": 50, "seconds": 1.0, "cpu_seconds": 1.0, "figures": {"accuracy_mask": 0.3}}
+    sets = {"test": found(("unigram", masked(0.1)), ("before training", masked(0.2)), ("trained", masked(0.4)))}
+    metrics = metrics_of(sets, curve=[point])
+    exact = Ended(Member("exact", ()), Path("x"), metrics)
+    relu = Ended(Member("performer-relu-16", ()), Path("y"), {**metrics, "method": "performer-relu"})
+    rows = transfer.rows_of(exact, [16, 64])
+    assert {(row["features"], row["step"]) for row in rows if row["part"] == "curve"} == {(16, 5), (64, 5)}
+    rows = transfer.rows_of(relu, [16, 64])
+    assert {row["features"] for row in rows} == {16}
+    final = {row["when"]: (row["step"], row["accuracy"]) for row in rows if row["part"] == "final"}
+    assert final == {"without training": (0, 0.2), "trained": (20, 0.4)}
+    floors = transfer.floor_rows([exact, relu], [16, 64])
+    assert {(row["method"], row["features"], row["when"]) for row in floors} == {
+        ("unigram", m, when) for m in (16, 64) for when in ("without training", "trained")
+    }
+
+
+def test_downstream_rows_stand_beside_their_best_floor(tmp_path):
+    (tmp_path / "per_protein.tsv").write_text(
+        "set\tid\tbin\ttargets\tnll\tcorrect\n" + "".join(f"test\tp{i}\t\t2\t1.0\t{i % 3}\n" for i in range(30))
+    )
+    floors = [("majority", {"accuracy": 0.2}), ("1-3-mers", {"accuracy": 0.55})]
+    sets = {"test": found(*floors, ("trained", {"accuracy": 0.5}), sequences=30)}
+    one = Ended(Member("x", ()), tmp_path, metrics_of(sets))
+    about = {"task": "localization", "metric": "accuracy", "mode": "frozen", "model": "m"}
+    rows = downstream.with_floors(downstream.rows_of(one, about, seed=0), [(one, about)])
+    row = rows[0]
+    assert row["value_low"] < 0.5 < row["value_high"]
+    assert (row["best_floor"], row["best_floor_name"]) == (0.55, "1-3-mers")
+    assert [(r["method"], r["value"]) for r in rows if r["mode"] == "floor"] == [("majority", 0.2), ("1-3-mers", 0.55)]
+    assert [view.where["set"] for view in downstream.views(rows)] == ["test"]
+
+
+def test_intervals_cover_the_truth(tmp_path):
+    rng = np.random.default_rng(0)
+    covered = []
+    for trial in range(20):
+        target = rng.normal(size=80)
+        predicted = target + rng.normal(size=80)  # the population's correlation of ranks is 6/pi asin(r/2)
+        low, high = spearman_interval(
+            np.stack([np.arange(80), predicted, target], axis=1).tolist(), seed=trial, resamples=100
+        )
+        covered.append(low < 6 / np.pi * np.arcsin(np.sqrt(0.5) / 2) < high)
+    assert np.mean(covered) > 0.95 - 4 * np.sqrt(0.95 * 0.05 / 20)
+    assert spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 9.0])) == pytest.approx(1.0)
+    assert np.isnan(spearman(np.ones(3), np.arange(3.0)))
+    assert np.isnan(spearman_interval([[0.0, 1.0, 2.0]]).low)
+    (tmp_path / "p.tsv").write_text("set\tcorrect\ttargets\nvalid\t0\t1\ntest\t3\t4\n")
+    assert accuracy_interval(tmp_path / "p.tsv", "test") == (0.75, 0.75)
+
+
+def test_downstream_settings_that_cannot_be(tmp_path):
+    chosen = {"data": str(tmp_path), "models": [], "tasks": [], "modes": ["frozen"], "scratch_tasks": ["localization"],
+              "scratch_methods": ["exact"], "gb1_split": "three_vs_rest", "steps": {"scratch": 20},
+              "lr": {"scratch": 1e-3}}  # fmt: skip
+    with pytest.raises(ProtformerError, match=r"no localization/train\.csv\.gz"):
+        downstream.plan(chosen)
+    with pytest.raises(ProtformerError, match=r"downstream\.data=FOLDER"):
+        downstream.plan({**chosen, "data": None})
+    with pytest.raises(ProtformerError, match="thawed"):
+        downstream.plan({**chosen, "modes": ["thawed"]})
+    with pytest.raises(ProtformerError, match="Nothing to train"):
+        downstream.plan({**chosen, "scratch_tasks": []})
+    with pytest.raises(ProtformerError, match="is no task"):
+        downstream_task("stability", chosen)
+
+
+def test_a_scratch_member_has_its_task_method_and_budget(tmp_path):
+    (tmp_path / "localization").mkdir()
+    for name in ("train", "val", "test"):
+        (tmp_path / "localization" / f"{name}.csv.gz").write_bytes(b"")
+    chosen = {"data": str(tmp_path), "models": [], "tasks": [], "modes": [], "scratch_tasks": ["localization"],
+              "scratch_methods": ["linformer attention.length=99"], "gb1_split": "three_vs_rest",
+              "steps": {"scratch": 20}, "lr": {"scratch": 1e-3}}  # fmt: skip
+    [(member, about)] = downstream.plan(chosen)
+    assert "evaluate.floors=false" not in member.overrides
+    [_, (second, _)] = downstream.plan({**chosen, "scratch_methods": ["exact", "uniform"]})
+    assert "evaluate.floors=false" in second.overrides, "they are fitted once a task"
+    assert {"method=linformer", "attention.length=99", "trainer.max_steps=20", "optimizer.lr=0.001"} <= set(
+        member.overrides
+    )
+    assert f"data.valid={tmp_path}/localization/val.csv.gz" in member.overrides
+    assert about["mode"] == "scratch"

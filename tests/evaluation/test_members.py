@@ -1,0 +1,85 @@
+"""Members of an experiment: each its own process and folder; done is done, a failure is named and ends nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from protformer.errors import ProtformerError
+from protformer.evaluation.members import Member, failures, run_members
+from protformer.training.settings import JobSettings
+
+# What a training run leaves, in a second's fraction: it says how it was called, or fails where it is told to.
+TRAIN = """
+import json, sys
+from pathlib import Path
+arguments = sys.argv[1:]
+folder = Path(next(a for a in arguments if a.startswith("hydra.run.dir=")).partition("=")[2].strip('"'))
+if "method=broken" in arguments:
+    print("a page of noise")
+    sys.exit("protformer: the method is broken")
+with (folder / "calls").open("a") as calls:
+    calls.write("x")
+(folder / "metrics.json").write_text(json.dumps({"sets": {}, "arguments": arguments}))
+"""
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch) -> JobSettings:
+    (tmp_path / "train.py").write_text(TRAIN)
+    monkeypatch.setenv("PROTFORMER_ROOT", str(tmp_path))
+    overrides = ["experiment=x", "seed=3", "mine.models=[a]", "method=exact", "job=elsewhere"]
+    return JobSettings(config={}, run_dir=str(tmp_path / "run folder"), overrides=overrides)
+
+
+def test_a_member_is_the_command_line_with_its_own_overrides(settings):
+    [one] = run_members([Member("uniform 1", ("method=uniform",))], settings, own_key="mine")
+    assert one.metrics is not None
+    *arguments, folder = one.metrics["arguments"]
+    assert arguments == ["experiment=x", "seed=3", "job=protformer.training.job.execute", "method=uniform"]
+    assert folder.startswith("hydra.run.dir=")
+    assert one.folder.parent == Path(settings.run_dir) / "members"
+
+
+def test_choices_that_are_not_for_a_member(settings):
+    settings.overrides += ["model=tiny", "model.num_heads=2", "data.train=x"]
+    [one] = run_members([Member("a", (), without=("model", "method"))], settings, own_key="mine")
+    assert one.metrics is not None
+    assert one.metrics["arguments"][:-1] == [
+        "experiment=x", "seed=3", "data.train=x", "job=protformer.training.job.execute",
+    ]  # fmt: skip
+
+
+def test_done_is_done_and_the_rest_is_run(settings):
+    first, second = Member("a", ("method=a",)), Member("b", ("method=b",))
+    run_members([first], settings, own_key="mine")
+    ended = run_members([first, second], settings, own_key="mine")
+    assert [len((one.folder / "calls").read_text()) for one in ended] == [1, 1]
+
+
+def test_a_folder_of_another_command_line_is_refused(settings):
+    member = Member("a", ("method=a",))
+    run_members([member], settings, own_key="mine")
+    settings.overrides.append("trainer.max_steps=9")
+    with pytest.raises(ProtformerError, match=r"trainer\.max_steps=9.*hydra\.run\.dir"):
+        run_members([member], settings, own_key="mine")
+
+
+def test_a_failure_is_named_and_the_others_go_on(settings):
+    members = [Member("broken", ("method=broken",)), Member("a", ("method=a",))]
+    ended = run_members(members, settings, own_key="mine")
+    assert failures(ended) == ["broken did not end: protformer: the method is broken"]
+    assert ended[1].metrics is not None
+    assert json.loads((ended[0].folder / "member.json").read_text())[-1] == "method=broken"
+
+
+def test_no_member_at_all_is_an_error(settings):
+    with pytest.raises(ProtformerError, match="the method is broken"):
+        run_members([Member("broken", ("method=broken",))], settings, own_key="mine")
+
+
+def test_labels_never_share_a_folder(settings):
+    ended = run_members([Member("a b", ()), Member("a_b", ()), Member("../c", ())], settings, own_key="mine")
+    folders = {one.folder for one in ended}
+    assert len(folders) == 3
+    assert all(folder.resolve().parent == (Path(settings.run_dir) / "members").resolve() for folder in folders)
