@@ -17,9 +17,12 @@ MODES = ("online", "offline", "disabled")
 
 
 def job_logger(settings: JobSettings, **figures: Any) -> Logger | None:
-    """The logger of a job's configuration; `figures` stand beside the configuration in W&B."""
+    """The logger of a job's configuration, None without one; `figures` stand beside the configuration in W&B."""
+    chosen = settings.config.get("logger")
+    if chosen is None:
+        return None
     # (by partial: `instantiate` would take the configuration among the arguments for one to instantiate)
-    return instantiate(OmegaConf.create(settings.config["logger"]), _partial_=True, _convert_="all")(
+    return instantiate(OmegaConf.create(chosen), _partial_=True, _convert_="all")(
         run_dir=settings.run_dir,
         run_name=settings.run_name,
         run_group=settings.group,
