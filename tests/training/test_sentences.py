@@ -28,7 +28,7 @@ BAD = [
     ("optimizer=sgd", ["adamw and paper"]),
     ("experiment=real_protein", ["experiment=real_proteins?"]),
     ("+attention=exact", ["attention=exact, without the +"]),
-    ("data=5", ["demo, fasta and labelled"]),
+    ("data=5", ["demo, fasta, labelled and recall"]),
     ("trainer.max_step=3", ["trainer.max_steps=3?"]),
     ("+trainer.max_steps=3", ["trainer.max_steps=3, without the +"]),
     ("features.num_feature=4", ["features.num_features=4?"]),
