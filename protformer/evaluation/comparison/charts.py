@@ -76,7 +76,7 @@ def analysis_charts(name: str, analysis: Analysis) -> list[Chart]:
         values: Iterable[Any] = [None] if view.panel is None else dict.fromkeys(row.get(view.panel) for row in rows)
         panels = [
             Panel(
-                title="" if view.panel is None else f"{view.panel.replace('_', ' ')} {value}",
+                title=_panel_title(view.panel, value),
                 x_label=view.x_label,
                 series=_series([row for row in rows if view.panel is None or row.get(view.panel) == value], view),
             )
@@ -100,6 +100,13 @@ def analysis_charts(name: str, analysis: Analysis) -> list[Chart]:
 def _takes_part(row: Row, view: View) -> bool:
     known = all(isinstance(row.get(column), int | float) and math.isfinite(row[column]) for column in (view.y,))
     return known and row.get(view.x) is not None and all(row.get(k) == v for k, v in view.where.items())
+
+
+def _panel_title(column: str | None, value: Any) -> str:
+    """A name speaks for itself, a number needs its column's: "layer 3"."""
+    if column is None:
+        return ""
+    return value if isinstance(value, str) else f"{column.replace('_', ' ')} {value}"
 
 
 def _series(rows: Sequence[Row], view: View) -> list[Series]:

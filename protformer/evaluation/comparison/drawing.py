@@ -97,11 +97,33 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
         axis.set_xticks(range(len(categories)), list(categories), rotation=30, ha="right")
     elif chart.x_scale == "log":
         axis.set_xscale("log")
+        _label_log_axis(axis.xaxis, [x for one in panel.series for x in one.x if not isinstance(x, str)], places=7)
     if chart.y_scale == "log":
         axis.set_yscale("log")
+        _label_log_axis(axis.yaxis, [y for one in panel.series for y in one.y])
     if panel.y_range is not None:
         axis.set_ylim(*panel.y_range)
     axis.grid(which="major", lw=0.4, alpha=0.5)
+
+
+def _label_log_axis(axis: Any, values: Sequence[Number], places: int = 0) -> None:
+    """Plain numbers that do not overlap: the values themselves where there are at most `places` of them.
+
+    Matplotlib's own labels of a short log axis (2 x 10^1, 3 x 10^1, ...) run into one another.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    distinct = sorted({value for value in values if value > 0})
+    if not distinct:
+        return
+    axis.set_minor_formatter(NullFormatter())
+    if len(distinct) <= places:
+        axis.set_ticks(distinct)
+    elif distinct[-1] < 100 * distinct[0]:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    else:
+        return
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
 
 def _bars(axis: Any, panel: Panel, handles: dict[str, Any]) -> None:
