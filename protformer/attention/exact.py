@@ -19,7 +19,7 @@ from protformer.attention.base import Attention
 
 # Beyond the length of any segment.
 UNLIMITED = 2**31
-# PyTorch's bf16 backward on a CPU takes seven times as long as its fp32 one at 64 rows, and is ahead from some 1,000 on.
+# PyTorch's bf16 backward on a CPU takes seven times as long as its fp32 one at 64 rows; from some 1,000 it is ahead.
 FP32_BACKWARD_BELOW = 768
 
 

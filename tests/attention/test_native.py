@@ -223,18 +223,40 @@ def test_threads_and_neighbours_change_nothing(dtype, monkeypatch):
 
 
 @for_each_type
-@pytest.mark.parametrize("tensor", [0, 1])
-def test_segments_out_of_range_are_named(dtype, tensor):
+def test_trained_norms_are_in_range(dtype):
+    # where PyTorch's path changes to its stabilised form: models get there after some million residues
+    inputs, grad = make_inputs(dtype, [300, 1030], 3, 32, 256)
+    inputs = inputs._replace(query=(inputs.query * 3.1).to(dtype), key=(inputs.key * 2.5).to(dtype))
+    logits = torch.einsum("thd,hmd->htm", inputs.query.double(), inputs.projection.double().expand(3, -1, -1))
+    assert logits.min() < -30
+    assert 30 < logits.max() < 40
+    # (few keys count, and their features' roundings do not average out: PyTorch's path is as far off)
+    check(inputs, grad, SETTINGS["exponential"], looser=3.0)
+
+
+@for_each_type
+@pytest.mark.parametrize("case", ["queries", "keys", "denominators"])
+def test_segments_out_of_range_are_named(dtype, case):
     inputs, grad = make_inputs(dtype, LENGTHS, 2, 64, 64)
+    settings = SETTINGS["unweighted"]
+    if case == "denominators":  # every feature of a query underflows beside those of the keys
+        inputs = inputs._replace(projection=inputs.projection.abs())
     for row in (20, 500):  # of segments 3 and 5
-        inputs[tensor][row, 1] = 30.0
-    settings = SETTINGS["exponential"]
+        inputs[case == "keys"][row, 1] = -10.0 if case == "denominators" else 30.0
     answer, _, undone = run(inputs, grad, settings)
     assert undone == [3, 5]
     expected = direct([x.double() for x in inputs[:3]], inputs, settings)
     for index in (0, 1, 4):
         rows = slice(int(inputs.cu_seqlens[index]), int(inputs.cu_seqlens[index + 1]))
         assert (answer.out[rows].double() - expected[rows]).abs().max() <= ULP[dtype] * inputs.value.abs().max()
+
+
+@for_each_type
+def test_a_key_of_great_norm_weighs_nothing(dtype):
+    inputs, grad = make_inputs(dtype, LENGTHS, 2, 64, 64)
+    for row in (20, 500):
+        inputs.key[row, 1] = 30.0
+    check(inputs, grad, SETTINGS["exponential"])
 
 
 @for_each_type

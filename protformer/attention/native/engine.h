@@ -303,12 +303,12 @@ class Engine {
         return result;
     }
 
-    void report(const Piece& piece, const Range& range) {
-        if (range.left(PLAIN_RANGE * Family::PER_UNIT)) __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
+    void report(const Piece& piece, const FeatureRange& range, float most) {
+        if (range.left(most)) __atomic_store_n(call_.redo + piece.segment, 1, __ATOMIC_RELAXED);
     }
 
     void key_pass(const Piece& piece, int begin, int end, float* states, float* largest, Scratch& scratch) {
-        Range range;
+        FeatureRange range;
         if (!Family::stabilised) std::fill(largest + begin, largest + end, 0.0f);
         walk(piece, begin, end, ahead({call_.key, call_.value}, {}), scratch, BLOCK,
              [&](int h, const Head& head, long row, int count) {
@@ -316,23 +316,23 @@ class Engine {
                                   call_.epsilon, states + h * sizes_.state_floats(), largest[h], row == piece.begin,
                                   number(call_.row_numbers, row, h), scratch, range);
              });
-        report(piece, range);
+        report(piece, range, KEY_MOST);
     }
 
     void query_pass(const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
-        Range range;
+        FeatureRange range;
         walk(piece, begin, end, ahead({call_.query}, {call_.out}), scratch, SUB,
              [&](int h, const Head& head, long row, int count) {
                  answer_queries<Family>(sizes_, head, rows(call_.query, row, h), count, call_.epsilon,
                                         operands[h].state, rows(call_.out, row, h),
                                         number(call_.row_numbers, row, h), scratch, range);
              });
-        report(piece, range);
+        report(piece, range, QUERY_MOST);
     }
 
     void grad_query_pass(const Piece& piece, int begin, int end, const Operands* operands, float* states,
                          Scratch& scratch) {
-        Range range;
+        FeatureRange range;
         walk(piece, begin, end, ahead({call_.query, call_.grad_out, READS_OUTPUT ? call_.out : nullptr}, {call_.grad_query}), scratch, BLOCK,
              [&](int h, const Head& head, long row, int count) {
                  grade_queries<Family>(sizes_, head, rows(call_.query, row, h), rows(call_.grad_out, row, h), count,
@@ -340,18 +340,18 @@ class Engine {
                                        number(call_.row_numbers, row, h), rows(call_.grad_query, row, h),
                                        states + h * sizes_.state_floats(), row == piece.begin, scratch, range);
              });
-        report(piece, range);
+        report(piece, range, QUERY_MOST);
     }
 
     void grad_key_pass(const Piece& piece, int begin, int end, const Operands* operands, Scratch& scratch) {
-        Range range;
+        FeatureRange range;
         walk(piece, begin, end, ahead({call_.key, call_.value}, {call_.grad_key, call_.grad_value}), scratch, SUB,
              [&](int h, const Head& head, long row, int count) {
                  grade_keys<Family>(sizes_, head, rows(call_.key, row, h), rows(call_.value, row, h), count,
                                     call_.epsilon, number(call_.row_numbers, row, h), *operands[h].state.largest, operands[h].grads,
                                     rows(call_.grad_key, row, h), rows(call_.grad_value, row, h), scratch, range);
              });
-        report(piece, range);
+        report(piece, range, KEY_MOST);
     }
 
     struct Group {

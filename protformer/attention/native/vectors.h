@@ -19,6 +19,11 @@ constexpr int LANES = 16;  // fp32 numbers of a vector
 constexpr float LOG2E = 1.44269504088896341f;
 constexpr float PLAIN_RANGE = 30;  // logits up to this size need no stabiliser, as in protformer/features/families.py
 
+// What keeps sums of plain exponentials in fp32: 2^37 x 2^58 leaves room for 1e8 terms and the values, and where
+// denominators are no smaller, whatever underflows is nothing beside them. Logits alone would say less: those far below
+// zero do no harm, and a trained model's queries (-33 to 31 after 6 M residues) soon leave what keys could share.
+constexpr float KEY_MOST = 0x1p37f, QUERY_MOST = 0x1p58f, LEAST_DENOMINATOR = 1e-10f;
+
 static inline __m512i load(const void* x) { return _mm512_loadu_si512(x); }
 static inline void store(void* x, __m512i y) { _mm512_storeu_si512(x, y); }
 
@@ -85,10 +90,10 @@ static inline __mmask16 lanes(long left) {
     return static_cast<__mmask16>(left >= LANES ? 0xffff : left <= 0 ? 0 : (1 << left) - 1);
 }
 
-// The largest |logit| so far. (NaN is passed over; it arrives in the output by itself.)
-struct Range {
+// The largest number so far. (NaN is passed over; it arrives in the output by itself.)
+struct Largest {
     __m512 largest;
-    Range() { largest = _mm512_setzero_ps(); }  // (written out: GCC makes implicit ones for the plainest CPU)
+    Largest() { largest = _mm512_setzero_ps(); }  // (written out: GCC makes implicit ones for the plainest CPU)
     static __m512 larger(__m512 a, __m512 b) { return _mm512_range_ps(a, b, 0x0b); }
     void see(const __m512 (&x)[8]) {  // (as a tree: a chain of them would be slower than the exponentials)
         const __m512 a = larger(larger(x[0], x[1]), larger(x[2], x[3]));
@@ -96,6 +101,21 @@ struct Range {
         largest = larger(larger(a, b), largest);
     }
     bool left(float limit) const { return _mm512_reduce_max_ps(largest) > limit; }
+};
+
+// What a pass watches. Causal: logits, whose size bounds the denominator of a row's own past.
+struct LogitRange : Largest {
+    void logits(const __m512 (&x)[8]) { see(x); }
+    void features(const __m512 (&)[8]) {}
+};
+
+// Both ways: features, and the denominators of queries.
+struct FeatureRange : Largest {
+    bool thin = false;
+    void logits(const __m512 (&)[8]) {}
+    void features(const __m512 (&x)[8]) { see(x); }
+    void denominator(float x) { thin |= x < LEAST_DENOMINATOR; }
+    bool left(float limit) const { return thin || Largest::left(limit); }
 };
 
 // Rows that will be needed soon, all at once: where much is computed in between.

@@ -184,7 +184,7 @@ static inline void add_grads(const Sizes& sizes, const Scratch& scratch, const b
 template <class Family>
 static inline void grade_queries(const Sizes& sizes, const Head& head, const bf16* query, const bf16* grad_out,
                                  int count, float epsilon, const State& state, const bf16*, const float*, bf16* grad_query,
-                                 float* grad_state, bool first, Scratch& scratch, Range& range) {
+                                 float* grad_state, bool first, Scratch& scratch, FeatureRange& range) {
     const int steps = (count + SUB - 1) / SUB;
     for (int step = 0; step < steps; ++step) {
         const int here = count - step * SUB < SUB ? count - step * SUB : SUB;
@@ -194,6 +194,7 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const bf1
                              paired, range);
         float reciprocals[SUB], last[SUB];
         read_state(sizes, state, scratch, reciprocals);
+        for (int t = 0; t < here && Family::stabilised; ++t) range.denominator(1 / reciprocals[t]);
         form_grads(sizes, whole_rows(sizes, grad_out + step * SUB * sizes.stride, here, scratch.tails[1]), reciprocals,
                    scratch, last);
         turn_grads(sizes, step, scratch, last, nullptr);
@@ -260,7 +261,7 @@ static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size
 template <class Family>
 static inline void grade_keys(const Sizes& sizes, const Head& head, const bf16* key, const bf16* value, int count,
                               float epsilon, const float* log_weights, float largest, const GradState& state,
-                              bf16* grad_key, bf16* grad_value, Scratch& scratch, Range& range) {
+                              bf16* grad_key, bf16* grad_value, Scratch& scratch, FeatureRange& range) {
     const Rows keys = whole_rows(sizes, key, count, scratch.tails[0]);
     const Rows values = whole_rows(sizes, value, count, scratch.tails[1]);
     float shifts[SUB];

@@ -338,7 +338,7 @@ class Causal {
     CausalScratch& c_;
     const float epsilon_;
     const long length_;
-    Range range_;
+    LogitRange range_;
     std::vector<Weights> all_weights_;
     // of the head and the block that are worked on
     const Head* head_ = nullptr;

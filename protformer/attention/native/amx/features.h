@@ -128,7 +128,7 @@ static inline void set_head(const Sizes& sizes, const Head& head, Scratch& scrat
 }
 
 // Features of 32 rows x: into `features`, in fp32 into `kept`, and as the right operand `paired`, where not null.
-template <class Family>
+template <class Family, class Range>
 static inline void row_features(const Sizes& sizes, const Head& head, Left x, const float* shifts, float epsilon,
                                 Scratch& scratch, float* kept, bf16* paired, Range& range) {
     const __m512 added = _mm512_set1_ps(epsilon);
@@ -155,9 +155,10 @@ static inline void row_features(const Sizes& sizes, const Head& head, Left x, co
                     const bool shifted = Family::stabilised && shifts;
                     shift[i] = shifted ? _mm512_set1_ps(shifts[half * LANES + t + i / 2]) : _mm512_setzero_ps();
                 }
-                if (Family::stabilised) seen.see(x);
+                if (Family::stabilised) seen.logits(x);
                 for (int i = 0; i < 4; ++i) ahead.fetch();
                 Family::form(x, shift, added);
+                if (Family::stabilised) seen.features(x);
                 __m512i rounded[4];
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; ++i) {

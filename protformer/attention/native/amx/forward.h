@@ -85,7 +85,7 @@ static inline void pair_values(const Sizes& sizes, Rows values, int count, Scrat
 template <class Family>
 static inline void add_keys(const Sizes& sizes, const Head& head, const bf16* key, const bf16* value, int count,
                             float epsilon, float* state, float& largest, bool first, float* log_weights,
-                            Scratch& scratch, Range& range) {
+                            Scratch& scratch, FeatureRange& range) {
     const int steps = (count + SUB - 1) / SUB;
     __m512 shifts[BLOCK / LANES];
     turn_keys<Family>(sizes, head, whole_rows(sizes, key, count, scratch.tails[0]), count, scratch, shifts);
@@ -127,7 +127,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const bf16* ke
         const int group = block / steps, step = block % steps;
         const float* logits = scratch.logits + block % 2 * 4 * RESULT;
         const __m512 low = shifts[2 * step], high = shifts[2 * step + 1];
-        Range seen = range;  // (in registers: a sum through memory is slower than all the rest)
+        FeatureRange seen = range;  // (in registers: a sum through memory is slower than all the rest)
         Ahead ahead = scratch.ahead;
         for (int half = 0; half < 2; ++half, logits += 2 * RESULT) {
             bf16* out = scratch.key_features + (half * 4 + step) * LEFT;
@@ -137,9 +137,9 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const bf16* ke
 #pragma GCC unroll 8
                 for (int i = 0; i < 8; ++i)  // four features of 32 tokens
                     x[i] = _mm512_loadu_ps(logits + i % 2 * RESULT + (row + i / 2) * LANES);
-                if (Family::stabilised) seen.see(x);
                 for (int i = 0; i < 4; ++i) ahead.fetch();
                 Family::form(x, shift, added);
+                if (Family::stabilised) seen.features(x);
 #pragma GCC unroll 4
                 for (int i = 0; i < 4; ++i) store(out + (row + i) * STEP, round_pair(x[2 * i], x[2 * i + 1]));
             }
@@ -252,13 +252,14 @@ static inline void read_state(const Sizes& sizes, const State& state, Scratch& s
 // Output rows of up to 32 queries.
 template <class Family>
 static inline void answer_queries(const Sizes& sizes, const Head& head, const bf16* query, int count, float epsilon,
-                                  const State& state, bf16* out, float*, Scratch& scratch, Range& range) {
+                                  const State& state, bf16* out, float*, Scratch& scratch, FeatureRange& range) {
     const Rows rows = whole_rows(sizes, query, count, scratch.tails[0]);
     row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride), nullptr, epsilon, scratch, nullptr, nullptr,
                          range);
     float reciprocals[SUB];
     read_state(sizes, state, scratch, reciprocals);
     for (int t = 0; t < count; ++t) {
+        if (Family::stabilised) range.denominator(1 / reciprocals[t]);
         const float* joint = scratch.joint + t / LANES * sizes.joint_tiles() * RESULT + t % LANES * LANES;
         const __m512 reciprocal = _mm512_set1_ps(reciprocals[t]);
         for (int d = 0; d < sizes.dim; d += 32, joint += 2 * RESULT) {

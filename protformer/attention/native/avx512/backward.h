@@ -76,9 +76,10 @@ template <class Family>
 static inline void grade_queries(const Sizes& sizes, const Head& head, const float* query, const float* grad_out,
                                  int count, float epsilon, const State& state, const float* out,
                                  const float* denominators, float* grad_query, float* grad_state, bool first_block,
-                                 Scratch& scratch, Range& range) {
+                                 Scratch& scratch, FeatureRange& range) {
     turn(sizes, query, sizes.stride, count, head.query_scale, nullptr, scratch.x);
     form_grads(sizes, grad_out, out, denominators, state.centre, count, scratch.values, scratch.last);
+    for (int t = 0; t < count && Family::stabilised; ++t) range.denominator(denominators[t]);
     turn(sizes, scratch.values, sizes.width, count, nullptr, nullptr, scratch.turned);
     const __m512 added = _mm512_set1_ps(epsilon);
     float* const ones = grad_state + static_cast<std::size_t>(sizes.features) * sizes.width;
@@ -88,7 +89,7 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const flo
             const std::size_t feature = group + first;
             for (int column = 0; column < token_vectors(count); column += 2) {
                 __m512 c[2 * ROWS];
-                Range seen = range;
+                FeatureRange seen = range;
                 form_features<Family>(sizes, head, static_cast<int>(feature / ROWS), scratch.x + column * LANES, nullptr,
                                       added, c, seen);
                 range = seen;
@@ -144,14 +145,14 @@ static inline void finish_grad_state(const Sizes& sizes, float* parts, std::size
 template <class Family>
 static inline void grade_keys(const Sizes& sizes, const Head& head, const float* key, const float* value, int count,
                               float epsilon, const float*, float largest, const GradState& state,
-                              float* grad_key, float* grad_value, Scratch& scratch, Range& range) {
+                              float* grad_key, float* grad_value, Scratch& scratch, FeatureRange& range) {
     turn(sizes, key, sizes.stride, count, head.key_scale, nullptr, scratch.x);
     turn(sizes, value, sizes.stride, count, nullptr, state.centre, scratch.turned);
     const __m512 added = _mm512_set1_ps(epsilon);
     const bool weighted = Family::stabilised && head.weighted();
     if (weighted) {
         weigh_keys(sizes, head, count, scratch, scratch.shifts);
-        make_shifts<Family>(scratch.shifts, largest);
+        make_shifts<Family>(scratch.shifts, count, largest);
     }
     for (int t = 0; t < BLOCK; t += LANES) _mm512_store_ps(scratch.sums + t, _mm512_setzero_ps());
     for (int group = 0; group < sizes.features; group += GROUP) {
@@ -160,7 +161,7 @@ static inline void grade_keys(const Sizes& sizes, const Head& head, const float*
             const std::size_t feature = group + first;
             for (int column = 0; column < token_vectors(count); column += 2) {
                 __m512 c[2 * ROWS];
-                Range seen = range;
+                FeatureRange seen = range;
                 form_features<Family>(sizes, head, static_cast<int>(feature / ROWS), scratch.x + column * LANES,
                                       weighted ? scratch.shifts + column * LANES : nullptr, added, c, seen);
                 range = seen;

@@ -139,7 +139,7 @@ class Causal {
         for (int first = 0; first < sizes_.features; first += ROWS)
             for (int column = 0; column < columns_; column += 2) {
                 __m512 c[2 * ROWS];
-                Range seen = range_;
+                LogitRange seen = range_;
                 form_features<Family>(sizes_, head_, first / ROWS, s_.x + column * LANES,
                                       shifts ? shifts + column * LANES : nullptr, added, c, seen);
                 range_ = seen;
@@ -157,7 +157,7 @@ class Causal {
             weigh_keys(sizes_, head_, count_, s_, s_.shifts);
             if (first) weights_.first = s_.shifts[0];
             for (int t = 0; t < count_; ++t) weights_.see(s_.shifts[t]);
-            make_shifts<Family>(s_.shifts, weights_.first);
+            make_shifts<Family>(s_.shifts, count_, weights_.first);
         }
         form_all(weighted_ ? s_.shifts : nullptr, s_.key_features);
         for (int column = count_ / LANES; column < columns_; ++column)  // rows that are not there weigh nothing
@@ -324,7 +324,7 @@ class Causal {
     Scratch& s_;
     const float epsilon_;
     bool weighted_, backward_ = false;
-    Range range_;
+    LogitRange range_;
     Weights weights_;
     long at_ = 0;
     int count_ = 0, columns_ = 0;

@@ -108,7 +108,7 @@ static inline void turn(const Sizes& sizes, const float* x, std::size_t stride, 
 }
 
 // Logits, and the features of them, of 8 features and 32 tokens: `x` turned, from its column on; `shift` of two vectors.
-template <class Family>
+template <class Family, class Range>
 static inline __attribute__((always_inline)) void form_features(const Sizes& sizes, const Head& head, int panel,
                                                                 const float* x, const float* shifts, __m512 added,
                                                                 __m512 (&c)[2 * ROWS], Range& range) {
@@ -126,8 +126,9 @@ static inline __attribute__((always_inline)) void form_features(const Sizes& siz
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
         __m512(&part)[ROWS] = *reinterpret_cast<__m512(*)[ROWS]>(&c[half * ROWS]);
-        if (Family::stabilised) range.see(part);
+        if (Family::stabilised) range.logits(part);
         Family::form(part, shift, added);
+        if (Family::stabilised) range.features(part);
     }
 }
 

@@ -36,12 +36,13 @@ static inline void weigh_keys(const Sizes& sizes, const Head& head, int count, c
     }
 }
 
-// Log weights as shifts, relative to one of them.
+// Log weights as shifts, relative to one of them; rows from `count` on weigh nothing.
 template <class Family>
-static inline void make_shifts(float* weights, float reference) {
+static inline void make_shifts(float* weights, int count, float reference) {
     for (int t = 0; t < BLOCK; t += LANES) {
         const __m512 x = _mm512_sub_ps(_mm512_load_ps(weights + t), _mm512_set1_ps(reference));
-        _mm512_store_ps(weights + t, _mm512_mul_ps(x, _mm512_set1_ps(Family::PER_UNIT)));
+        const __m512 shift = _mm512_mul_ps(x, _mm512_set1_ps(Family::PER_UNIT));
+        _mm512_store_ps(weights + t, _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), lanes(count - t), shift));
     }
 }
 
@@ -57,7 +58,7 @@ static inline void gather(const Sizes& sizes, const float* x, int count, float* 
 template <class Family>
 static inline void add_keys(const Sizes& sizes, const Head& head, const float* key, const float* value, int count,
                             float epsilon, float* state, float& largest, bool first, float*,
-                            Scratch& scratch, Range& range) {
+                            Scratch& scratch, FeatureRange& range) {
     turn(sizes, key, sizes.stride, count, head.key_scale, nullptr, scratch.x);
     gather(sizes, value, count, scratch.values);
     const bool weighted = Family::stabilised && head.weighted();
@@ -76,7 +77,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const float* k
                 _mm512_store_ps(state + i, _mm512_mul_ps(_mm512_load_ps(state + i), factor));
             largest = here;
         }
-        if (weighted) make_shifts<Family>(scratch.shifts, largest);
+        if (weighted) make_shifts<Family>(scratch.shifts, count, largest);
     }
     const __m512 added = _mm512_set1_ps(epsilon);
     const std::size_t ones = static_cast<std::size_t>(sizes.features) * sizes.width;
@@ -84,7 +85,7 @@ static inline void add_keys(const Sizes& sizes, const Head& head, const float* k
         float* sums = state + ones + panel * ROWS * LANES;
         for (int column = 0; column < token_vectors(count); column += 2) {
             __m512 c[2 * ROWS];
-            Range seen = range;
+            FeatureRange seen = range;
             form_features<Family>(sizes, head, panel, scratch.x + column * LANES,
                                   weighted ? scratch.shifts + column * LANES : nullptr, added, c, seen);
             range = seen;
@@ -147,7 +148,7 @@ static inline void reopen_state(const Sizes& sizes, const State& state) {
 // Numerators, counted from the centre, into scratch.joint, and denominators into scratch.sums, of the turned queries.
 template <class Family>
 static inline void read_state(const Sizes& sizes, const Head& head, int count, float epsilon, const State& state,
-                              Scratch& scratch, Range& range) {
+                              Scratch& scratch, FeatureRange& range) {
     const __m512 added = _mm512_set1_ps(epsilon);
     for (int t = 0; t < BLOCK; t += LANES) _mm512_store_ps(scratch.sums + t, _mm512_setzero_ps());
     for (int group = 0; group < sizes.features; group += GROUP) {
@@ -155,7 +156,7 @@ static inline void read_state(const Sizes& sizes, const Head& head, int count, f
         for (int first = 0; first < size; first += ROWS)
             for (int column = 0; column < token_vectors(count); column += 2) {
                 __m512 c[2 * ROWS];
-                Range seen = range;
+                FeatureRange seen = range;
                 form_features<Family>(sizes, head, (group + first) / ROWS, scratch.x + column * LANES, nullptr, added, c,
                                       seen);
                 range = seen;
@@ -186,11 +187,12 @@ static inline void read_state(const Sizes& sizes, const Head& head, int count, f
 // Output rows of up to BLOCK queries, and their denominators.
 template <class Family>
 static inline void answer_queries(const Sizes& sizes, const Head& head, const float* query, int count, float epsilon,
-                                  const State& state, float* out, float* denominators, Scratch& scratch, Range& range) {
+                                  const State& state, float* out, float* denominators, Scratch& scratch, FeatureRange& range) {
     turn(sizes, query, sizes.stride, count, head.query_scale, nullptr, scratch.x);
     read_state<Family>(sizes, head, count, epsilon, state, scratch, range);
     for (int t = 0; t < count; ++t) {
         denominators[t] = scratch.sums[t];
+        if (Family::stabilised) range.denominator(denominators[t]);
         const __m512 reciprocal = _mm512_set1_ps(1 / scratch.sums[t]);
         for (int d = 0; d < sizes.width; d += LANES) {
             const __m512 row = _mm512_fmadd_ps(_mm512_load_ps(scratch.joint + t * sizes.width + d), reciprocal,
