@@ -41,6 +41,7 @@ def _table(letters: str) -> bytes:
 _ENCODE = _table(RESIDUES + ".-")
 _CLEAN = _table(RESIDUES)  # a gap is no residue: it becomes X and is counted
 _AS_EXPECTED = RESIDUES.encode() + _SPACE
+_NO_GAPS = {ord(gap): None for gap in "-."}
 _DECODE = bytes(ord(token) if len(token) == 1 else 0 for token in TOKENS) + bytes(256 - len(TOKENS))
 
 
@@ -70,16 +71,20 @@ class Cleaned(NamedTuple):
     lower_case: int  # lower-case letters read as upper
     stop_dropped: bool  # one final "*" was dropped: it marks the stop codon, not a residue
 
+    gaps_dropped: int = 0  # "-" and "." of an alignment
+
 
 _NOTHING: dict[str, int] = {}
 
 
-def clean(sequence: str) -> Cleaned:
-    """Residues of a sequence read from a file.
+def clean(sequence: str, *, aligned: bool = False) -> Cleaned:
+    """Residues of a sequence read from a file. `aligned`: gaps are an alignment's, and go.
 
     Whitespace goes; one final `*` goes; lower case is upper; `J`, gaps, digits, an inner `*` and any other character
     become X in their place, so that every residue keeps its position.
     """
+    if aligned and (gaps := sequence.count("-") + sequence.count(".")):
+        return clean(sequence.translate(_NO_GAPS))._replace(gaps_dropped=gaps)
     foreign = None
     if not sequence.isascii():
         sequence = "".join(sequence.split())  # knows Unicode's spaces too

@@ -77,6 +77,18 @@ class ReadReport:
     composition: dict[str, int] = field(default_factory=dict)  # residue -> count, after all of the above
     warnings: list[str] = field(default_factory=list)
 
+    def take(self, name: str, cleaned: alphabet.Cleaned) -> None:
+        """Count one record and what cleaning did to it."""
+        self.records += 1
+        for letter, count in cleaned.replaced.items():
+            self.replaced[letter] = self.replaced.get(letter, 0) + count
+        self.lower_case += cleaned.lower_case
+        self.stops_dropped += cleaned.stop_dropped
+        if not cleaned.tokens:
+            self.empty.add(name)
+        else:
+            self.without_id += not name
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, for JSON."""
         return asdict(self)
@@ -112,6 +124,18 @@ class ReadReport:
             if count:
                 lines.append(f"{what}: {count if isinstance(count, Noted) else format(count, ',')}")
         return "\n".join(lines)
+
+
+def nucleotide_warning(file: str, counts: Int64[np.ndarray, " tokens"]) -> str | None:
+    """A sentence where residues, counted by token, are DNA or RNA by their letters."""
+    total = int(counts.sum())
+    share = sum(counts[alphabet.TOKENS.index(letter)] for letter in _NUCLEOTIDE_LETTERS) / max(total, 1)
+    if total < _NUCLEOTIDE_RESIDUES or share < _NUCLEOTIDE_SHARE:
+        return None
+    return (
+        f"{file} looks like nucleotides, not protein: {share:.0%} of its {total:,} letters are "
+        f"{', '.join(_NUCLEOTIDE_LETTERS)}. Translate it first, or name the protein file."
+    )
 
 
 def _plural(count: int, what: str) -> str:
@@ -287,14 +311,8 @@ class CorpusBuilder:
         """Clean and append one record; False, and an entry in the report, where it holds no residue."""
         cleaned = alphabet.clean(sequence)
         report = self.report
-        report.records += 1
-        if cleaned.replaced:
-            for letter, count in cleaned.replaced.items():
-                report.replaced[letter] = report.replaced.get(letter, 0) + count
-        report.lower_case += cleaned.lower_case
-        report.stops_dropped += cleaned.stop_dropped
+        report.take(name, cleaned)
         if not cleaned.tokens:
-            report.empty.add(name)
             return False
         self.tokens += cleaned.tokens
         self._offsets.append(len(self.tokens))
@@ -302,19 +320,12 @@ class CorpusBuilder:
         self._id_offsets.append(len(self._id_text))
         self._id_hashes.append(hash(name))
         self._sequence_hashes.append(hash(cleaned.tokens))
-        report.without_id += not name
         return True
 
     def warn_of_nucleotides(self, file: str, start: int) -> None:
         """A warning where the residues from `start` on are DNA or RNA by their letters."""
-        counts = _composition(self.tokens, start)
-        total = int(counts.sum())
-        share = sum(counts[alphabet.TOKENS.index(letter)] for letter in _NUCLEOTIDE_LETTERS) / max(total, 1)
-        if total >= _NUCLEOTIDE_RESIDUES and share >= _NUCLEOTIDE_SHARE:
-            self.report.warnings.append(
-                f"{file} looks like nucleotides, not protein: {share:.0%} of its {total:,} letters are "
-                f"{', '.join(_NUCLEOTIDE_LETTERS)}. Translate it first, or name the protein file."
-            )
+        if warning := nucleotide_warning(file, _composition(self.tokens, start)):
+            self.report.warnings.append(warning)
 
     def build(self) -> Corpus:
         """The corpus; it shares this builder's memory, so the builder is done."""

@@ -1,14 +1,15 @@
 """Model and FASTA to vectors on disk. Knows nothing of training."""
 
-from protformer.embedding.embed import choose_device, embed_corpus
-from protformer.embedding.job import EmbeddingReport, embed_fasta
-from protformer.embedding.store import EmbeddingWriter, Failure
+from protformer.embedding.compute import Embedder, choose_device
+from protformer.embedding.job import EmbeddingReport, Watch, embed_fasta
+from protformer.embedding.options import Options, Policies
 
 __all__ = [
+    "Embedder",
     "EmbeddingReport",
-    "EmbeddingWriter",
-    "Failure",
+    "Options",
+    "Policies",
+    "Watch",
     "choose_device",
-    "embed_corpus",
     "embed_fasta",
 ]

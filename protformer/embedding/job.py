@@ -1,74 +1,70 @@
-"""The whole job of `protformer embed`: FASTA files and a model folder to a store, with an account of every record."""
+"""The whole job of `protformer embed`: FASTA files and a model folder to a file of vectors, every record accounted for.
+
+scan      the input once, without the model: counts, policies, sizes (not of standard input)
+compute   windows of the input to shards, each whole or not there; under --resume those that are there are taken
+assemble  the shards to the output, in the order of the input; renamed into place, then the manifest
+"""
 
 import hashlib
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-import h5py
-import numpy as np
 import torch
 
 from protformer import __version__
 from protformer.data.alphabet import TOKENS
-from protformer.data.corpus import Noted, ReadReport
-from protformer.data.fasta import expand_paths
-from protformer.embedding.embed import Precision, choose_device, embed_corpus
-from protformer.embedding.keys import safe_key
-from protformer.embedding.records import Records
-from protformer.embedding.store import EmbeddingWriter, Failure, failures_path, write_failures
+from protformer.data.fasta import STDIN, expand_paths
+from protformer.embedding.assemble import Counts, Shards, assemble, deliver, sha256, sidecar
+from protformer.embedding.compute import choose_device
+from protformer.embedding.files import explaining
+from protformer.embedding.formats import FORMAT, FORMAT_VERSION, SUFFIXES, format_of, writer
+from protformer.embedding.options import BATCH_TOKENS, Options, Output
+from protformer.embedding.records import Account, Reader
+from protformer.embedding.shards import is_whole, shard_path
+from protformer.embedding.sizes import check_disk, output_bytes
+from protformer.embedding.unfinished import Unfinished, other_input
+from protformer.embedding.windows import Window, window_tokens, windows
+from protformer.embedding.workers import Work, compute_here, compute_in_processes
 from protformer.errors import ProtformerError
-from protformer.model import find_model_folder, load_model
-from protformer.model.folder import WEIGHTS_NAME
+from protformer.model import find_model_folder
+from protformer.model.folder import WEIGHTS_NAME, read_config
 
-NOT_FINITE = "the model gave numbers that are not finite"
+
+@dataclass
+class Watch:
+    """What a caller wants to hear of. Residues are of sequences that come for the first time."""
+
+    on_start: Callable[[int | None], None] = lambda residues: None  # to compute; None where that is not known
+    on_batch: Callable[[int], None] = lambda residues: None  # computed
+    on_resumed: Callable[[int], None] = lambda residues: None  # found in a shard
 
 
 @dataclass
 class EmbeddingReport:
-    """What a job did. `read.records == embedded + len(failures)`."""
+    """What a job did, or under `dry_run` would do."""
 
     output: Path
-    read: ReadReport
+    account: Account
+    counts: Counts
     device: str
-    precision: Precision
-    embedded: int = 0
-    residues: int = 0  # of the proteins embedded
-    seconds: float = 0.0  # of computing and writing
-    failures: list[Failure] = field(default_factory=list)
+    precision: str
+    outputs: tuple[Output, ...]
+    output_bytes: int | None = None  # estimated; None for standard input
+    shard_bytes: int | None = None
+    seconds: float = 0.0  # of computing and assembling
+    computed: int = 0  # residues, by this run
+    windows: int = 0
+    resumed_windows: int = 0
+    retried: int = 0  # batches that did not fit into memory
+    dry_run: bool = False
+    complete: bool = False  # it was there already
     failures_file: Path | None = None
-    changed_keys: Noted = field(default_factory=Noted)  # ids that are not safe as keys
-
-    def summary(self) -> str:
-        """What was read, what was changed, and what was written, a line each. Failures and warnings are not in it."""
-        lines = [self.read.summary()]
-        if self.read.duplicate_ids.count:
-            lines.append("ids that came before: the keys of later ones end in _2, _3, ..., original_id keeps the id")
-        if self.changed_keys.count:
-            lines.append(f"ids not safe as keys, kept in original_id: {self.changed_keys}")
-        rate = self.residues / max(self.seconds, 1e-9)
-        lines.append(
-            f"{self.embedded:,} protein{'s' * (self.embedded != 1)} embedded in {self.seconds:,.1f} s "
-            f"({rate:,.0f} residues per second, {self.device}, {self.precision}): {self.output}"
-        )
-        return "\n".join(lines)
-
-
-def check_output(output: Path | str, inputs: Sequence[Path], *, force: bool) -> Path:
-    """The output's path, its folder made. ProtformerError: it is a folder or an input, or exists and is to stay."""
-    output = Path(output)
-    if output.is_dir():
-        raise ProtformerError(f"{output} is a folder: name the file to write, for instance {output / 'out.h5'}.")
-    if any(path.resolve() == output.resolve() for path in inputs):
-        raise ProtformerError(f"{output} is an input too: choose another output.")
-    if output.exists() and not force:
-        raise ProtformerError(f"{output} exists already: choose another output, or replace it with --force.")
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ProtformerError(f"The folder {output.parent} cannot be made: {error.strerror}.") from error
-    return output
+    notes: list[str] = field(default_factory=list)
 
 
 def embed_fasta(
@@ -76,98 +72,206 @@ def embed_fasta(
     model_folder: Path | str,
     output: Path | str,
     *,
-    per_residue: bool = False,
-    batch_tokens: int | None = None,
+    options: Options | None = None,
+    format_name: str | None = None,
     device: str = "auto",
-    precision: Precision = "fp32",
+    devices: int = 1,
+    resume: bool = False,
     force: bool = False,
-    on_start: Callable[[int], None] | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    dry_run: bool = False,
+    watch: Watch | None = None,
 ) -> EmbeddingReport:
-    """Embed the records of FASTA files into an HDF5 store (`protformer.embedding.store`), in the order of the input.
+    """Embed the records of FASTA files, in the order of the input.
 
     Args:
         inputs: paths and globs, plain or compressed; "-" is standard input.
         model_folder: a model folder, or a run that holds one; a Performer keeps the projections that stand in it.
-        output: the file to write, renamed into place when whole. Records without an embedding are listed in
-            `<output>.failures.tsv`, which is there only where there are some.
-        per_residue, batch_tokens, precision: as in `embed_corpus`.
+        output: the file to write, or a folder to write it into. Beside it: its manifest, the table of all records, and
+            that of failures where there are some (`assemble.py`).
+        options: what is stored, and how records that are not plain are treated.
+        format_name: a key of `formats.SUFFIXES`; None: by the output's ending, else HDF5.
         device: "auto", "cpu" or "cuda".
-        force: replace an output that exists.
-        on_start: called once with the residues to embed.
-        on_batch: called after each batch with the residues that it held.
+        devices: so many GPUs, or processes on a CPU, share the work. The result has the same bytes.
+        resume: go on with an unfinished run; what is finished already is left as it is.
+        force: replace an output that exists, and begin anew where a run is unfinished.
+        dry_run: read the input and say what would be done; nothing is written.
 
     Raises:
-        ProtformerError: the model, an input or the output cannot be used, or no record at all could be embedded.
+        ProtformerError: the model, an input or the output cannot be used; a policy is "error" and met; no record at all
+            could be embedded.
     """
-    paths = expand_paths(inputs)
-    output = check_output(output, paths, force=force)
+    watch = watch or Watch()
     chosen = choose_device(device)
+    options = options or Options(batch_tokens=BATCH_TOKENS["cpu" if chosen.type == "cpu" else "cuda"])
+    paths = expand_paths(inputs)
     folder = find_model_folder(model_folder)
-    model, configuration = load_model(folder)
-    if configuration.get("tokens") != list(TOKENS):
+    config = read_config(folder)
+    if config.get("tokens") != list(TOKENS):
         raise ProtformerError(
             f"{folder} was trained with another alphabet than this protformer's: it cannot embed here."
         )
-    weights_hash = model_hash(folder)
-    model.to(chosen)
-    records = Records(paths)
-    corpus = records.corpus
-    report = EmbeddingReport(output, corpus.report, chosen.type, precision, failures=list(records.failures))
-    if on_start is not None:
-        on_start(int(corpus.tokens.size))
-    begun = time.perf_counter()
-    with EmbeddingWriter(output) as writer:
-        vectors = embed_corpus(
-            model, corpus, per_residue=per_residue, batch_tokens=batch_tokens, precision=precision, on_batch=on_batch
+    trunk = config["model"]["trunk"]
+    outputs = options.outputs(hidden_size=trunk["hidden_size"], num_layers=trunk["num_layers"])
+    output, format_name = place(output, format_name, paths)
+    writer(format_name)  # (a format that cannot be written here is said before anything is computed)
+    report = EmbeddingReport(output, Account.empty(), Counts(), chosen.type, options.precision, outputs)
+    report.dry_run = dry_run
+    settings = {"outputs": [o._asdict() for o in outputs], "format": format_name, "device": chosen.type}
+    settings |= {k: v for k, v in options.as_dict().items() if k not in ("layers", "pool", "per_residue", "logits")}
+    made_with = {"model_hash": model_hash(folder), "settings": settings, "versions": versions(format_name)}
+    done = sidecar(output, "manifest.json")
+    if output.exists() and not (force or resume or dry_run):
+        raise ProtformerError(f"{output} exists already: choose another output, or replace it with --force.")
+    scanned = None
+    if STDIN not in paths:
+        scanned = _scan(paths, options)
+        report.account = scanned.account
+        sizes = output_bytes(outputs, 2 if options.dtype == "fp16" else 4, format_name, scanned.account)
+        report.output_bytes, report.shard_bytes = sizes
+    elif dry_run:
+        raise ProtformerError("--dry-run reads the input once, and standard input cannot be read again: name a file.")
+    if dry_run:
+        return report
+    with explaining(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+    if resume and not force and done.exists() and not sidecar(output, "parts").exists():
+        return _finished(
+            report, json.loads(done.read_text(encoding="utf-8")), made_with, scanned or _scan(paths, options)
         )
-        for index, vector in enumerate(vectors):
-            if not np.isfinite(vector).all():
-                report.failures.append(records.failure(index, NOT_FINITE))
-                continue
-            name, residues = corpus.id(index), len(corpus.sequence(index))
-            writer.write(name, vector, residues=residues)
-            report.residues += residues
-            if name and safe_key(name) != name:
-                report.changed_keys.add(ascii(name[:60])[1:-1])
-        report.embedded = writer.written
+    if report.output_bytes is not None and report.shard_bytes is not None:
+        there = sum(path.stat().st_size for path in sidecar(output, "parts").glob("shard-*"))
+        check_disk(output.parent, max(0, report.output_bytes + report.shard_bytes - there))
+    begun_with = {**made_with, "input_digest": None if scanned is None else scanned.prefix}
+    with Unfinished(output, begun_with, resume=resume, force=force) as unfinished:
+        begun = time.perf_counter()
+        work = Work(folder, outputs, options, unfinished.path)
+        prefix = _compute(report, work, paths, chosen, devices, unfinished.path, watch, scanned)
+        _assemble(report, work, format_name, made_with, prefix, unfinished.path)
         report.seconds = time.perf_counter() - begun
-        if report.failures:
-            order = {file: place for place, file in enumerate(corpus.report.files)}
-            report.failures.sort(key=lambda failure: (order[failure.file], failure.record))
-            report.failures_file = write_failures(output, report.failures)
-        if not report.embedded:
-            raise ProtformerError(
-                f"None of the {corpus.report.records:,} records could be embedded: "
-                f"the reasons are in {report.failures_file}."
-            )
-        writer.commit(
-            model_hash=weights_hash,
-            settings={
-                "output": "per_residue" if per_residue else "per_protein",
-                "pooling": None if per_residue else "mean",
-                "layer": "last",
-                "precision": precision,
-                "device": chosen.type,
-            },
-            versions={
-                "protformer": __version__,
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-                "h5py": h5py.__version__,
-            },
-            counts={
-                "records": corpus.report.records,
-                "proteins": report.embedded,
-                "residues": report.residues,
-                "failures": len(report.failures),
-                "letters_replaced": sum(corpus.report.replaced.values()),
-                "hidden_size": model.trunk.encoder.hidden_size,
-            },
+        unfinished.remove()
+    if not report.counts.embedded:
+        raise ProtformerError(
+            f"None of the {report.counts.records:,} records could be embedded: "
+            f"the reasons are in {report.failures_file}."
         )
-    if not report.failures:
-        failures_path(output).unlink(missing_ok=True)  # of an output that --force replaced
     return report
+
+
+def place(output: Path | str, format_name: str | None, inputs: Sequence[Path]) -> tuple[Path, str]:
+    """The file to write and its format. ProtformerError: it is an input, or its ending and the format disagree."""
+    text, output = str(output), Path(output)
+    if text.endswith("/") or output.is_dir():
+        output = output / f"embeddings{SUFFIXES[format_name or 'hdf5'][0]}"
+    if any(path.resolve() == output.resolve() for path in inputs):
+        raise ProtformerError(f"{output} is an input too: choose another output.")
+    return output, format_of(output, format_name)
+
+
+def _scan(paths: Sequence[Path], options: Options) -> Reader:
+    """Read the input to its end: what is in it, and whether every policy can be kept."""
+    reader = Reader(paths, options.policies)
+    for _ in reader:
+        pass
+    return reader
+
+
+def _compute(
+    report: EmbeddingReport,
+    work: Work,
+    paths: Sequence[Path],
+    device: torch.device,
+    devices: int,
+    parts: Path,
+    watch: Watch,
+    scanned: Reader | None,
+) -> str:
+    """All shards; the digest of the input."""
+    reader = Reader(paths, work.options.policies, scratch=parts / "seen.sqlite")
+    count = 0
+
+    def missing() -> Iterator[Window]:
+        nonlocal count
+        for window in windows(reader, window_tokens(work.outputs, work.options.batch_tokens)):
+            count += 1
+            whole = is_whole(parts, window)
+            if whole is None:
+                first, last = window.entries[0].record, window.entries[-1].record
+                raise other_input(report.output, f" (records {first:,} to {last:,})")
+            if whole:
+                report.resumed_windows += 1
+                watch.on_resumed(sum(len(entry.tokens) for entry in window.computed))
+            else:
+                yield window
+
+    def computed(residues: int) -> None:
+        report.computed += residues
+        watch.on_batch(residues)
+
+    watch.on_start(None if scanned is None else scanned.account.computed)
+    with explaining(report.output):
+        if devices > 1:
+            names = [f"cuda:{i}" for i in range(devices)] if device.type == "cuda" else ["cpu"] * devices
+            compute_in_processes(work, names, missing(), computed)
+        else:
+            embedder = work.embedder(device)
+            compute_here(work, embedder, missing(), computed)
+            report.retried = embedder.retried
+    if shard_path(parts, count).exists() or (scanned is not None and scanned.prefix != reader.prefix):
+        raise other_input(report.output)
+    report.account = reader.account
+    report.windows = count
+    return reader.prefix
+
+
+def _assemble(
+    report: EmbeddingReport, work: Work, format_name: str, made_with: dict[str, Any], prefix: str, parts: Path
+) -> None:
+    with explaining(report.output):
+        shards = Shards(parts, report.windows, work.outputs)
+        report.counts = shards.counts
+        counts = shards.counts.__dict__ | {"letters_replaced": sum(report.account.read.replaced.values())}
+        attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **made_with, "counts": counts}
+        made = assemble(shards, report.output, format_name, work.dtype, attributes, parts)
+        manifest = {
+            **attributes,
+            "file": report.output.name,
+            "sha256": sha256(made[""]) if "" in made else None,
+            "inputs": report.account.read.files,
+            "input_digest": prefix,
+            "read": report.account.read.as_dict(),
+        }
+        deliver(made, report.output, manifest)
+    if report.counts.failed:
+        report.failures_file = sidecar(report.output, "failures.tsv")
+
+
+def _finished(
+    report: EmbeddingReport, manifest: dict[str, Any], made_with: dict[str, Any], scanned: Reader
+) -> EmbeddingReport:
+    """Of an output that is complete. ProtformerError: it was made from something else."""
+    former = {name: manifest.get(name) for name in made_with}
+    if former != json.loads(json.dumps(made_with)) or manifest.get("input_digest") != scanned.prefix:
+        raise ProtformerError(
+            f"{report.output} is complete, and was made with another input, model or settings: choose another output, "
+            "or replace it with --force."
+        )
+    report.account = scanned.account
+    known = manifest["counts"]
+    report.counts = Counts(**{name: known[name] for name in Counts().__dict__})
+    report.complete = True
+    if report.counts.failed:
+        report.failures_file = sidecar(report.output, "failures.tsv")
+    return report
+
+
+def versions(format_name: str) -> dict[str, str]:
+    """Of what the bytes depend on."""
+    package = {"hdf5": "h5py", "parquet": "pyarrow", "npz": "numpy", "safetensors": "numpy"}[format_name]
+    found = {"protformer": __version__, "torch": str(torch.__version__)}
+    try:
+        return found | {package: version(package)}
+    except PackageNotFoundError:
+        return found
 
 
 def model_hash(folder: Path) -> str:

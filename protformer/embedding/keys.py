@@ -26,26 +26,3 @@ def safe_key(name: str) -> str:
         raise ValueError("the empty id has no key of its own")
     readable = _UNSAFE_RUN.sub("_", name)[:_KEPT].strip("._")
     return f"{readable}_{blake2b(raw, digest_size=4).hexdigest()}".lstrip("_")
-
-
-class Keys:
-    """Hands out keys, each once: an id that comes again gets `_2`, `_3`, ...; without an id it is `unnamed_1`, ..."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-        self._next: dict[str, int] = {}  # the suffix to try next, for keys that came twice
-        self._unnamed = 0
-
-    def assign(self, name: str) -> str:
-        if name:
-            wanted = safe_key(name)
-        else:
-            self._unnamed += 1
-            wanted = f"unnamed_{self._unnamed}"
-        key, suffix = wanted, self._next.get(wanted, 2)
-        while key in self._taken:
-            key = f"{wanted}_{suffix}"
-            suffix += 1
-            self._next[wanted] = suffix
-        self._taken.add(key)
-        return key

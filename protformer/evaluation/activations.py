@@ -12,7 +12,7 @@ from torch import Tensor
 from protformer.attention import Attention, method_of
 from protformer.data.batch import segment
 from protformer.data.corpus import Corpus
-from protformer.embedding.embed import SPECIALS, plan_batches
+from protformer.embedding.windows import SPECIALS, plan_batches
 from protformer.errors import ProtformerError, shown_path
 from protformer.model import ProteinModel, load_model
 

@@ -77,14 +77,27 @@ class Encoder(nn.Module):
         x: Float[Tensor, "total hidden"],
         cu_seqlens: Int32[Tensor, "segments_plus_one"],
     ) -> Float[Tensor, "total hidden"]:
+        return self.states(x, cu_seqlens, (self.num_layers,))[0]
+
+    def states(
+        self, x: Float[Tensor, "total hidden"], cu_seqlens: Int32[Tensor, "segments_plus_one"], layers: Sequence[int]
+    ) -> list[Tensor]:
+        """Hidden states `[total, hidden]` at each of `layers`: 0 is the input, k follows block k, the last one the
+        final norm too (ESM-2's numbers).
+        """
         _, positions = segment_positions(cu_seqlens, x.shape[0])
         cos, sin = self.rotary(positions)
-        for block in self.blocks:
+        found = {0: x} if 0 in layers else {}
+        for layer, block in enumerate(self.blocks, start=1):
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 x = checkpoint(block, x, cu_seqlens, cos, sin, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
             else:
                 x = block(x, cu_seqlens, cos, sin)
-        return self.final_norm(x)
+            if layer in layers:
+                found[layer] = x
+        if self.num_layers in layers:
+            found[self.num_layers] = self.final_norm(x)
+        return [found[layer] for layer in layers]
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments as plain values, attention included (`protformer.model.folder` reads them back)."""
@@ -120,10 +133,16 @@ class ProteinEncoder(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "total"], cu_seqlens: Int32[Tensor, "segments_plus_one"]
     ) -> Float[Tensor, "total hidden"]:
+        return self.states(tokens, cu_seqlens, (self.encoder.num_layers,))[0]
+
+    def states(
+        self, tokens: Int[Tensor, "total"], cu_seqlens: Int32[Tensor, "segments_plus_one"], layers: Sequence[int]
+    ) -> list[Tensor]:
+        """Hidden states at each of `layers`, as of `Encoder.states`; 0 is the embedding."""
         x = self.embedding(tokens)
         if self.token_dropout:
             x = x * self._token_dropout_scale(tokens, cu_seqlens)[:, None]
-        return self.encoder(self.input_dropout(x), cu_seqlens)
+        return self.encoder.states(self.input_dropout(x), cu_seqlens, layers)
 
     def _token_dropout_scale(self, tokens: Tensor, cu_seqlens: Tensor) -> Tensor:
         segments, _ = segment_positions(cu_seqlens, tokens.shape[0])

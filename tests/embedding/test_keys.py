@@ -2,7 +2,8 @@ import string
 
 import pytest
 
-from protformer.embedding.keys import LONGEST_KEY, Keys, safe_key
+from protformer.embedding.keys import LONGEST_KEY, safe_key
+from protformer.embedding.seen import Seen
 
 SAFE = ["P12345", "sp|P12345|NAME_HUMAN", "NP_000001.1", "gi|5|ref|x:1-20", "Käse", "A=1,B", "x" * LONGEST_KEY]
 UNSAFE = [
@@ -41,8 +42,8 @@ def test_ids_that_differ_only_in_what_is_unsafe_stay_apart():
 
 
 def test_each_key_is_given_once():
-    keys = Keys()
-    given = [keys.assign(name) for name in ["a", "a", "b", "", "a", "a_2", "", "unnamed_1", "a", "../x", "../x"]]
+    seen = Seen()
+    given = [seen.key(name) for name in ["a", "a", "b", "", "a", "a_2", "", "unnamed_1", "a", "../x", "../x"]]
     assert len(set(given)) == len(given)
     assert given[:7] == ["a", "a_2", "b", "unnamed_1", "a_3", "a_2_2", "unnamed_2"]
     assert given[10] == given[9] + "_2"
