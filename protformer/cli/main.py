@@ -17,7 +17,7 @@ from importlib import import_module
 
 from protformer.errors import ProtformerError
 
-COMMANDS = ("benchmark", "compare", "embed", "plot", "simulate")
+COMMANDS = ("benchmark", "compare", "embed", "map", "neighbours", "plot", "score", "simulate", "variants", "verify")
 
 EPILOG = """\
 examples:
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; its exit code."""
     parser = build_parser()
     try:
-        args = parser.parse_args(argv)
+        args = parser.parse_args(_with_negative_lists(sys.argv[1:] if argv is None else argv))
     except SystemExit as error:  # argparse has printed help, version or the usage error
         return error.code if isinstance(error.code, int) else 2
     if args.command is None:
@@ -83,6 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         _say(f"{_shortened(told)} (unexpected; `protformer --debug {args.command} ...` shows the traceback)")
         return 1
+
+
+def _with_negative_lists(argv: Sequence[str]) -> list[str]:
+    """`--layers -1,6` as `--layers=-1,6`: argparse takes what begins with "-" and is no number for an option."""
+    joined: list[str] = []
+    for word in argv:
+        if re.fullmatch(r"-\d[\d,-]*", word) and joined and re.fullmatch(r"--[\w-]+", joined[-1]):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _say(sentence: str) -> None:

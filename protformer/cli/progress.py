@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -116,10 +116,3 @@ def _bar(what: str) -> Iterator[Progress]:
                 bars.reset(task, total=bars.tasks[0].total, completed=int(done))
 
         yield Bar()
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """`start(total)` and `advance(residues)` of `reporting`."""
-    with reporting(what) as progress:
-        yield progress.start, progress.advance

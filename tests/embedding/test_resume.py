@@ -144,7 +144,9 @@ def test_killed_at_random_and_resumed(many, model_folder, tmp_path):
     ]
     command += ["--batch-tokens", "16"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    begun = time.monotonic()
     subprocess.run([*command, str(many), "-o", str(tmp_path / "whole.h5")], env=environment, check=False)
+    usual = time.monotonic() - begun
     rng = np.random.default_rng(1)
     for source in (str(many), "-"):
         out = tmp_path / f"cut{source == '-'}.h5"
@@ -152,7 +154,7 @@ def test_killed_at_random_and_resumed(many, model_folder, tmp_path):
         for _ in range(40):
             with many.open() as stdin:
                 process = subprocess.Popen([*command, source, "-o", str(out)], stdin=stdin, env=environment)
-                deadline = time.monotonic() + rng.uniform(1.5, 6.0)
+                deadline = time.monotonic() + rng.uniform(0.5, 1.2) * usual
                 while process.poll() is None and time.monotonic() < deadline:
                     time.sleep(0.02)
                 if process.poll() is not None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,35 @@ class Page:
         place = self.value(
             f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({element}.getBoundingClientRect())"
         )
+        self.click_at(place[0], place[1])
+
+    def click_at(self, x: float, y: float) -> None:
+        """A click of the mouse at this place of the window."""
+        self.move(x, y)
         for kind in ("mousePressed", "mouseReleased"):
-            self._ask("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], button="left", clickCount=1)
+            self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def move(self, x: float, y: float) -> None:
+        """The mouse goes there, no button pressed."""
+        self._ask("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+
+    def drag(self, places: Sequence[tuple[float, float]]) -> None:
+        """From the first place through all others with the left button down."""
+        for number, (x, y) in enumerate(places):
+            kind = "mouseMoved" if number else "mousePressed"
+            self._ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        x, y = places[-1]
+        self._ask("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+
+    def write(self, selector: str, text: str) -> None:
+        """Click into a field and type, after what stands there is gone."""
+        self.click(selector)
+        self.value(f"document.querySelector({json.dumps(selector)}).select()")
+        self._ask("Input.insertText", text=text)
+
+    def save_into(self, folder: Path) -> None:
+        """What the page saves from now on goes into this folder."""
+        self._ask("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder.resolve()))
 
     def picture(self, path: Path, *, whole: bool = True) -> None:
         """A PNG of the page as it is, all of it or what the window shows."""
