@@ -16,6 +16,7 @@ Needs the extra `peers` and `pip install fair-esm`. The CPU only.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import statistics
@@ -109,12 +110,11 @@ def hugging_face(shape: str, precision: str, budget: int, *, by_length: bool) ->
 
 def fair_esm(shape: str, precision: str, budget: int) -> Run:
     """`esm.model.esm2.ESM2` without its contact head, as `extract.py` runs it, and its dataset's batches: by length."""
-    from esm import Alphabet, FastaBatchedDataset
-    from esm.model.esm2 import ESM2
-
+    esm = importlib.import_module("esm")
+    model_class = importlib.import_module("esm.model.esm2").ESM2
     hidden, layers, heads, _ = SHAPES[shape]
-    theirs = Alphabet.from_architecture("ESM-1b")
-    model = ESM2(
+    theirs = esm.Alphabet.from_architecture("ESM-1b")
+    model = model_class(
         num_layers=layers, embed_dim=hidden, attention_heads=heads, alphabet=theirs, token_dropout=False
     ).eval()
     convert = theirs.get_batch_converter()
@@ -122,7 +122,7 @@ def fair_esm(shape: str, precision: str, budget: int) -> Run:
     @torch.inference_mode()
     def run(sequences: Sequences) -> Vectors:
         texts = [alphabet.decode(x) for x in sequences]
-        dataset = FastaBatchedDataset([str(i) for i in range(len(texts))], texts)
+        dataset = esm.FastaBatchedDataset([str(i) for i in range(len(texts))], texts)
         found: dict[int, np.ndarray] = {}
         for batch in dataset.get_batch_indices(budget, extra_toks_per_seq=1):
             labels, strings, tokens = convert([dataset[i] for i in batch])
