@@ -88,6 +88,7 @@ def _bar(what: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
     from rich.progress import ProgressColumn as Column
+    from rich.table import Column as TableColumn
     from rich.text import Text
 
     class Rate(Column):
@@ -99,7 +100,14 @@ def _bar(what: str) -> Iterator[Progress]:
             of = f" of {task.total:,.0f}" if task.total is not None else ""
             return Text(f"{task.completed:,.0f}{of} residues")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), Done(), Rate(), TimeRemainingColumn())
+    one_line = {"table_column": TableColumn(no_wrap=True)}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        Done(**one_line),
+        Rate(**one_line),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(what, total=None, visible=False)
 
