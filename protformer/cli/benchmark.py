@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from protformer.cli.arguments import positive
 from protformer.errors import ProtformerError, shown_path
 
 ATTENTION = """\
@@ -54,8 +55,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what is computed").add_argument
     add("--lengths", type=numbers, metavar="N,N", help="tokens of a sequence (default 1024,16384)")
     add("--features", type=numbers, default=(64, 256), metavar="N,N", help="random features (default 64,256)")
-    add("--heads", type=number, default=8, metavar="N", help="(default %(default)s)")
-    add("--dim", type=number, default=64, metavar="N", help="numbers a head has (default %(default)s)")
+    add("--heads", type=positive, default=8, metavar="N", help="(default %(default)s)")
+    add("--dim", type=positive, default=64, metavar="N", help="numbers a head has (default %(default)s)")
     add(
         "--dtype",
         type=names,
@@ -84,7 +85,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument_group("other questions").add_argument
     add("--pack", metavar="FASTA", help="time a pack of proteins, lengths from this file, or from the demo set: demo")
-    add("--pack-size", type=number, default=32, metavar="N", help="proteins in it (default %(default)s)")
+    add("--pack-size", type=positive, default=32, metavar="N", help="proteins in it (default %(default)s)")
     add("--seed", type=int, default=0, metavar="N", help="of drawing them (default %(default)s)")
     add("--crossover", action="store_true", help="search the length where the Performer overtakes sdpa")
     add = parser.add_argument_group("how").add_argument
@@ -96,7 +97,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="of a contender at a length: a longer call is not tried, short calls are repeated for a tenth of it "
         "(default %(default)g)",
     )
-    add("--threads", type=number, metavar="N", help="CPU threads (default: PyTorch's choice)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: PyTorch's choice)")
     add(
         "--memory",
         action=argparse.BooleanOptionalAction,
@@ -107,20 +108,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--plot", type=Path, metavar="PATH", help="draw time and memory against length: .png, .svg or .pdf")
 
 
-def number(text: str) -> int:
-    """A whole number from 1, for argparse."""
-    try:
-        value = int(text.replace("_", ""))
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return value
-
-
 def numbers(text: str) -> tuple[int, ...]:
     """Whole numbers from 1 between commas, each once, in ascending order."""
-    return tuple(sorted({number(part.strip()) for part in text.split(",")}))
+    return tuple(sorted({positive(part.strip()) for part in text.split(",")}))
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from protformer.cli.arguments import positive
+from protformer.cli.arguments import add_speed, positive
 
 if TYPE_CHECKING:
     from protformer.embedding import EmbeddingReport, Options
@@ -103,20 +103,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add("--max-length", type=positive, metavar="N", help="residues; needed by the other three of --on-long")
     add("--overlap", type=int, default=0, metavar="N", help="residues that neighbouring windows share (default 0)")
 
-    add = parser.add_argument_group("speed").add_argument
-    add(
-        "--batch-tokens",
-        type=positive,
-        metavar="N",
-        help="residues computed at once; fewer need less memory, a longer protein goes alone "
-        "(default 16384 on a GPU, 4096 on a CPU)",
-    )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto takes the GPU where there is one (default %(default)s)",
-    )
+    add = add_speed(parser).add_argument
     add(
         "--devices",
         type=positive,
@@ -124,7 +111,6 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="N",
         help="GPUs, or processes on a CPU, that share the work (default 1)",
     )
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the arithmetic (default %(default)s)")
     add("--compile", action="store_true", help="through torch.compile: minutes to begin with, for long runs on a GPU")
     add("--log-json", action="store_true", help="progress as lines of JSON on standard error, for programs")
     parser.set_defaults(run=run)

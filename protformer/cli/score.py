@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from protformer.cli.arguments import positive
+from protformer.cli.arguments import add_speed, positive
 
 if TYPE_CHECKING:
     from protformer.scoring import LanguageModel
@@ -86,25 +86,6 @@ def add_model_and_output(parser: argparse.ArgumentParser) -> None:
         "(default: standard output, with all else on standard error)",
     )
     add("--force", action="store_true", help="replace OUT where it exists")
-
-
-def add_speed(parser: argparse.ArgumentParser) -> None:
-    """What `score` and `variants` share: how the model computes."""
-    add = parser.add_argument_group("speed").add_argument
-    add(
-        "--batch-tokens",
-        type=positive,
-        metavar="N",
-        help="residues computed at once; fewer need less memory, a longer protein goes alone "
-        "(default 16384 on a GPU, 4096 on a CPU)",
-    )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto takes the GPU where there is one (default %(default)s)",
-    )
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the arithmetic (default %(default)s)")
 
 
 def loaded(args: argparse.Namespace) -> "LanguageModel":

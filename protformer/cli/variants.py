@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from protformer.cli.score import add_model_and_output, add_speed, loaded, speaker, tell_failures
+from protformer.cli.arguments import add_speed
+from protformer.cli.score import add_model_and_output, loaded, speaker, tell_failures
 
 DESCRIPTION = """\
 Score variants of a protein: the sum over their substitutions of

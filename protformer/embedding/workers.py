@@ -109,24 +109,22 @@ def compute_in_processes(
         else:
             done += 1
 
+    def give(window: Window | None) -> None:
+        while True:
+            try:
+                tasks.put(window, timeout=0.05)
+                return
+            except queue.Full:
+                take(0.5)
+
     try:
         for window in windows:
-            while True:
-                try:
-                    tasks.put(window, timeout=0.05)
-                    break
-                except queue.Full:
-                    take(0.5)
+            give(window)
             given += 1
             while not results.empty():
                 take(0.0)
         for _ in processes:
-            while True:
-                try:
-                    tasks.put(None, timeout=0.05)
-                    break
-                except queue.Full:
-                    take(0.5)
+            give(None)  # there is no more
         while done < given:
             take(1.0)
         for process in processes:
