@@ -59,7 +59,7 @@ class Shards:
         self.counts = Counts()
         self.key_length = 0
         for number in range(count):
-            shard = self._shard(number)
+            shard = self._open(number)
             self._firsts.append(shard.rows[0].record)
             for row in self._final(shard):
                 self._count(row)
@@ -113,7 +113,7 @@ def sidecar(output: Path, name: str) -> Path:
 
 
 def assemble(
-    shards: Shards, output: Path, format_name: str, dtype: "np.dtype[Any]", attributes: dict[str, Any], folder: Path
+    shards: Shards, format_name: str, dtype: "np.dtype[Any]", attributes: dict[str, Any], folder: Path
 ) -> dict[str, Path]:
     """The files of the run in `folder`, by what is to follow the output's name: "" for the output itself."""
     counts = shards.counts

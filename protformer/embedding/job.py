@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,8 @@ class EmbeddingReport:
     windows: int = 0
     resumed_windows: int = 0
     retried: int = 0  # batches that did not fit into memory
-    dry_run: bool = False
     complete: bool = False  # it was there already
     failures_file: Path | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def embed_fasta(
@@ -115,7 +113,6 @@ def embed_fasta(
     output, format_name = place(output, format_name, paths)
     writer(format_name)  # (a format that cannot be written here is said before anything is computed)
     report = EmbeddingReport(output, Account.empty(), Counts(), chosen.type, options.precision, outputs)
-    report.dry_run = dry_run
     settings = {"outputs": [o._asdict() for o in outputs], "format": format_name, "device": chosen.type}
     settings |= {k: v for k, v in options.as_dict().items() if k not in ("layers", "pool", "per_residue", "logits")}
     made_with = {"model_hash": model_hash(folder), "settings": settings, "versions": versions(format_name)}
@@ -145,8 +142,8 @@ def embed_fasta(
     with Unfinished(output, begun_with, resume=resume, force=force) as unfinished:
         begun = time.perf_counter()
         work = Work(folder, outputs, options, unfinished.path)
-        prefix = _compute(report, work, paths, chosen, devices, unfinished.path, watch, scanned)
-        _assemble(report, work, format_name, made_with, prefix, unfinished.path)
+        prefix = _compute(report, work, paths, chosen, devices, watch, scanned)
+        _assemble(report, work, format_name, made_with, prefix)
         report.seconds = time.perf_counter() - begun
         unfinished.remove()
     if not report.counts.embedded:
@@ -181,19 +178,18 @@ def _compute(
     paths: Sequence[Path],
     device: torch.device,
     devices: int,
-    parts: Path,
     watch: Watch,
     scanned: Reader | None,
 ) -> str:
     """All shards; the digest of the input."""
-    reader = Reader(paths, work.options.policies, scratch=parts / "seen.sqlite")
+    reader = Reader(paths, work.options.policies)
     count = 0
 
     def missing() -> Iterator[Window]:
         nonlocal count
         for window in windows(reader, window_tokens(work.outputs, work.options.batch_tokens)):
             count += 1
-            whole = is_whole(parts, window)
+            whole = is_whole(work.shards, window)
             if whole is None:
                 first, last = window.entries[0].record, window.entries[-1].record
                 raise other_input(report.output, f" (records {first:,} to {last:,})")
@@ -216,22 +212,20 @@ def _compute(
             embedder = work.embedder(device)
             compute_here(work, embedder, missing(), computed)
             report.retried = embedder.retried
-    if shard_path(parts, count).exists() or (scanned is not None and scanned.prefix != reader.prefix):
+    if shard_path(work.shards, count).exists() or (scanned is not None and scanned.prefix != reader.prefix):
         raise other_input(report.output)
     report.account = reader.account
     report.windows = count
     return reader.prefix
 
 
-def _assemble(
-    report: EmbeddingReport, work: Work, format_name: str, made_with: dict[str, Any], prefix: str, parts: Path
-) -> None:
+def _assemble(report: EmbeddingReport, work: Work, format_name: str, made_with: dict[str, Any], prefix: str) -> None:
     with explaining(report.output):
-        shards = Shards(parts, report.windows, work.outputs)
+        shards = Shards(work.shards, report.windows, work.outputs)
         report.counts = shards.counts
         counts = shards.counts.__dict__ | {"letters_replaced": sum(report.account.read.replaced.values())}
         attributes = {"format": FORMAT, "format_version": FORMAT_VERSION, **made_with, "counts": counts}
-        made = assemble(shards, report.output, format_name, work.dtype, attributes, parts)
+        made = assemble(shards, format_name, work.dtype, attributes, work.shards)
         manifest = {
             **attributes,
             "file": report.output.name,

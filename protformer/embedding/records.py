@@ -70,10 +70,9 @@ class Reader:
         prefix: digest over the records so far, headers and letters as they stand; hexadecimal.
     """
 
-    def __init__(self, paths: Sequence[Path], policies: Policies, *, scratch: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], policies: Policies) -> None:
         self._paths = paths
         self._policies = policies
-        self._scratch = scratch
         self._hash = hashlib.blake2b(digest_size=16)
         self._lengths: Counter[int] = Counter()
         self.account = Account.empty()
@@ -85,7 +84,7 @@ class Reader:
     def __iter__(self) -> Iterator[Entry]:
         """ProtformerError: a file is no FASTA, none has a record, or a policy is "error"."""
         read = self.account.read
-        with Seen(self._scratch) as seen:
+        with Seen() as seen:
             for path in self._paths:
                 file = "standard input" if str(path) == "-" else str(path)
                 before, comments = read.records, Counter[str]()

@@ -3,10 +3,8 @@
 Digests of 16 bytes stand for them: two different ones agree once in 1e19 for a billion records.
 """
 
-import contextlib
 import sqlite3
 from hashlib import blake2b
-from pathlib import Path
 
 from protformer.embedding.keys import safe_key
 
@@ -16,20 +14,16 @@ _CACHE_KIB = 16_384  # of the table's pages that stay in memory
 class Seen:
     """Ids, keys that were given out, and the record that each sequence came with first.
 
-    The file is scratch: it is made anew, never flushed and removed by `close`.
+    The tables are a temporary database of SQLite's: on the disk beyond its cache, and gone with the process.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
-        """`path`: the scratch file; None keeps everything in memory."""
-        self._path = path
-        if path is not None:
-            path.unlink(missing_ok=True)
-        self._tables = sqlite3.connect(str(path) if path is not None else ":memory:", check_same_thread=False)
+    def __init__(self) -> None:
+        self._tables = sqlite3.connect("", check_same_thread=False)
         self._unnamed = 0
         for line in (
             "PRAGMA journal_mode = OFF",
             "PRAGMA synchronous = OFF",
-            "PRAGMA locking_mode = EXCLUSIVE",
+            "PRAGMA temp_store = FILE",
             f"PRAGMA cache_size = -{_CACHE_KIB}",
             "CREATE TABLE ids (digest BLOB PRIMARY KEY) WITHOUT ROWID",
             "CREATE TABLE keys (digest BLOB PRIMARY KEY, suffix INTEGER) WITHOUT ROWID",
@@ -70,9 +64,6 @@ class Seen:
 
     def close(self) -> None:
         self._tables.close()
-        if self._path is not None:
-            with contextlib.suppress(OSError):
-                self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> "Seen":
         return self

@@ -33,7 +33,6 @@ class Unfinished:
 
     def __init__(self, output: Path, made_with: dict[str, Any], *, resume: bool, force: bool) -> None:
         self.path = sidecar(output, "parts")
-        self.resumed = False
         self._output = output
         self._made_with: dict[str, Any] = json.loads(json.dumps(made_with))
         self._resume = resume
@@ -69,7 +68,6 @@ class Unfinished:
                     f"{self._output} was begun with other settings and cannot be resumed with these: "
                     f"{'; '.join(changed)}. Take the former ones, or begin anew with --force."
                 )
-            self.resumed = True
         else:
             for path in self.path.iterdir():
                 if path.name != "lock":
