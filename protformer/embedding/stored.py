@@ -81,7 +81,9 @@ def open_store(path: Path | str, *, output: str | None = None) -> StoredEmbeddin
             raise ProtformerError(f"{path} has several outputs, {', '.join(pooled)}: choose one by --output.")
         proteins = [(p.key, p.id, p.description, p.residues, p.vectors[chosen]) for p in store.proteins]
         attributes = store.attributes
-    known = {} if all(p[1] is not None for p in proteins) else _table(path)
+    known: dict[str, tuple[str, str]] = {}
+    if any(p[1] is None for p in proteins):
+        known = {row["key"]: (row["id"], row["description"]) for row in records_of(path) if row["key"]}
     width = len(proteins[0][4]) if proteins else 0
     return StoredEmbeddings(
         path=path,
@@ -136,11 +138,9 @@ def reading_store(path: Path) -> Iterator[Store]:
         yield store
 
 
-def _table(path: Path) -> dict[str, tuple[str, str]]:
-    """Ids and descriptions by key, from the table beside the file, where it is there."""
+def records_of(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of the table of records beside the file; none where it is not there."""
     table = sidecar(path, "records.tsv")
-    if not table.exists():
-        return {}
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")
-        return {row["key"]: (row["id"], row["description"]) for row in rows if row["key"]}
+    if table.exists():
+        with table.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\")

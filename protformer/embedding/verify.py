@@ -16,8 +16,8 @@ from protformer.data.fasta import expand_paths
 from protformer.embedding.assemble import sha256, sidecar
 from protformer.embedding.formats import FORMAT
 from protformer.embedding.options import Output, Policies
-from protformer.embedding.records import EMBEDDED, Entry, Reader
-from protformer.embedding.stored import StoredProtein, find_store, reading_store
+from protformer.embedding.records import EMBEDDED, FAILED, Entry, Reader
+from protformer.embedding.stored import StoredProtein, find_store, reading_store, records_of
 from protformer.errors import ProtformerError
 
 _NAMED = 20  # so many faults are named, all are counted
@@ -54,7 +54,7 @@ def verify(path: Path | str, inputs: Sequence[str | Path] | None = None) -> Verd
     outputs = [Output(**output) for output in manifest["settings"]["outputs"]]
     reader = None if inputs is None else Reader(expand_paths(inputs), _policies(manifest))
     expected = iter(()) if reader is None else (entry for entry in reader if entry.status == EMBEDDED)
-    without = _without(path)
+    without = {int(row["record"]) for row in records_of(path) if row["status"] == FAILED}  # as the run listed them
     with reading_store(path) as store:
         names = [output.name for output in outputs]
         if list(store.outputs) != names:
@@ -96,18 +96,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 def _policies(manifest: dict[str, Any]) -> Policies:
     return Policies(**manifest["settings"]["policies"])
-
-
-def _without(path: Path) -> set[int]:
-    """Numbers of the records that the run listed as failed."""
-    table = sidecar(path, "records.tsv")
-    if not table.exists():
-        return set()
-    with table.open(encoding="utf-8") as file:
-        columns = next(file).rstrip("\n").split("\t")
-        record, status = columns.index("record"), columns.index("status")
-        rows = (line.split("\t") for line in file)
-        return {int(row[record]) for row in rows if row[status] == "failed"}
 
 
 def _compare(
