@@ -105,6 +105,21 @@ def test_a_sequence_gives_the_same_output_alone_packed_and_anywhere_in_the_pack(
         torch.testing.assert_close(output, together[i], rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("attention", ["exact", "positive"])
+def test_rows_taken_a_few_at_a_time_in_inference_give_the_same_output(monkeypatch, attention):
+    model, tokens = make(attention), sequences()
+    rows: list[int] = []
+    model.trunk.encoder.blocks[0].expand.register_forward_hook(lambda layer, inputs, output: rows.append(len(output)))
+    whole = outputs(model, tokens)
+    monkeypatch.setattr("protformer.model.block._PIECE", 5)
+    with torch.no_grad():
+        pieces = outputs(model, tokens)
+    outputs(model, tokens)  # (a gradient is wanted: whole)
+    assert rows == [24, 5, 5, 5, 5, 4, 24]
+    for output, expected in zip(pieces, whole, strict=True):
+        torch.testing.assert_close(output, expected, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_what_stands_beside_a_sequence_does_not_matter_to_its_gradient_either(attention):
     model = make(attention)
