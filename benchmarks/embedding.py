@@ -38,6 +38,7 @@ from protformer.data.batch import segment
 from protformer.data.corpus import Corpus
 from protformer.embedding import Embedder, Options
 from protformer.embedding.windows import SPECIALS
+from protformer.files import write_text
 from protformer.model.esm2 import to_hugging_face
 
 Sequences = Sequence[np.ndarray]
@@ -264,7 +265,7 @@ def main() -> None:
             )  # fmt: skip
     show(rows, disagreement)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_text(args.json, json.dumps(rows, indent=1) + "\n")
 
 
 def show(rows: list[dict[str, Any]], disagreement: float) -> None:

@@ -57,6 +57,7 @@ from protformer.data.corpus import Corpus
 from protformer.data.objectives import MaskedResidues
 from protformer.data.packing import PackingPlan
 from protformer.errors import ProtformerError
+from protformer.files import write_text
 from protformer.model import parameter_count
 
 OUT_OF_EAGERS_REACH = 4 << 30  # bytes of attention weights kept for the backward; eager is not tried beyond
@@ -287,9 +288,7 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     show(results)
     if arguments.json:
-        temporary = arguments.json.with_name(f".{arguments.json.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(arguments.json)
+        write_text(arguments.json, json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

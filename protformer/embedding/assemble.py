@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from protformer.embedding.compute import Vectors
-from protformer.embedding.files import flush, replace, writing
 from protformer.embedding.formats import Layout, Stored, writer
 from protformer.embedding.options import Output
 from protformer.embedding.records import DROPPED, EMBEDDED, FAILED
 from protformer.embedding.shards import Row, Shard
+from protformer.files import flush, replace, writing
 
 _OPEN_SHARDS = 8
 TABLE = (

@@ -21,7 +21,6 @@ from protformer.data.alphabet import TOKENS
 from protformer.data.fasta import STDIN, expand_paths
 from protformer.embedding.assemble import Counts, Shards, assemble, deliver, sha256, sidecar
 from protformer.embedding.compute import choose_device
-from protformer.embedding.files import explaining
 from protformer.embedding.formats import FORMAT, FORMAT_VERSION, SUFFIXES, format_of, writer
 from protformer.embedding.options import BATCH_TOKENS, Options, Output
 from protformer.embedding.records import Account, Reader
@@ -31,6 +30,7 @@ from protformer.embedding.unfinished import Unfinished, other_input
 from protformer.embedding.windows import Window, window_tokens, windows
 from protformer.embedding.workers import Work, compute_here, compute_in_processes
 from protformer.errors import ProtformerError
+from protformer.files import explaining
 from protformer.model import find_model_folder
 from protformer.model.folder import WEIGHTS_NAME, read_config
 

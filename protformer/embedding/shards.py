@@ -22,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from protformer.embedding.compute import Made, Vectors
-from protformer.embedding.files import flush, replace
 from protformer.embedding.options import Output
 from protformer.embedding.records import FAILED, Entry
 from protformer.embedding.windows import Window
+from protformer.files import flush, replace
 
 
 class Row(NamedTuple):

@@ -11,8 +11,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from protformer.embedding.assemble import sidecar
-from protformer.embedding.files import explaining, writing
 from protformer.errors import ProtformerError
+from protformer.files import explaining, writing
 
 _MADE_WITH = "run.json"
 

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from protformer.embedding.files import explaining, writing
 from protformer.errors import ProtformerError
+from protformer.files import explaining, writing
 
 
 @contextmanager

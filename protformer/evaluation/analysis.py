@@ -5,7 +5,6 @@ and knows nothing of the experiment: tables come from the rows, pictures from th
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from protformer.attention.naming import method_name
 from protformer.errors import ProtformerError
+from protformer.files import write_text
 from protformer.surroundings import hardware, surroundings, versions
 
 __all__ = ["Analysis", "View", "method_name", "read_analysis", "write_analysis"]
@@ -64,17 +64,12 @@ class Analysis:
 
 
 def write_analysis(analysis: Analysis, folder: Path | str) -> Path:
-    """`rows.json` in `folder`, whole (a temporary name, then renamed); NaN and infinities become null."""
+    """`rows.json` in `folder`, whole; NaN and infinities become null."""
     path = Path(folder) / "rows.json"
     content = asdict(analysis)
     if not content["measured"]:
         content["measured"] = {**surroundings(), "hardware": hardware("cpu"), "versions": versions()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(json.dumps(_plain(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(_plain(content), indent=1, allow_nan=False) + "\n")
     return path
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.runs import read_metrics
+from protformer.files import write_text
 from protformer.surroundings import CHECKOUT
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
@@ -125,7 +126,7 @@ def _check_maker(folder: Path, line: Sequence[str]) -> None:
 def _run(folder: Path, line: Sequence[str]) -> str | None:
     """Run it to its end; None, or the reason why it failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / MADE_BY, json.dumps(list(line)))
+    write_text(folder / MADE_BY, json.dumps(list(line)) + "\n")
     root = Path(os.environ.get("PROTFORMER_ROOT", CHECKOUT))
     command = [sys.executable, str(root / "train.py"), *line, as_override("hydra.run.dir", str(folder))]
     with (folder / OUTPUT).open("w", encoding="utf-8") as output:
@@ -141,9 +142,3 @@ def _run(folder: Path, line: Sequence[str]) -> str | None:
 def _environment() -> Mapping[str, str]:
     # What a launcher told this process of itself is not true of its children.
     return {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -1,8 +1,6 @@
 """Tables of scores: to a file that is whole or not there, or to standard output row by row."""
 
 import csv
-import os
-import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from protformer.errors import ProtformerError
+from protformer.files import explaining, writing
 
 
 class Failure(NamedTuple):
@@ -31,10 +30,8 @@ def checked_output(output: Path | None, inputs: Sequence[Path], *, force: bool) 
         raise ProtformerError(f"{output} is an input too: choose another output.")
     if output.exists() and not force:
         raise ProtformerError(f"{output} exists already: choose another output, or replace it with --force.")
-    try:
+    with explaining(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(output, error) from error
     return output
 
 
@@ -64,17 +61,8 @@ def table(output: Path | None) -> Iterator[Rows]:
             sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
         yield Rows(sys.stdout, "\t")
         return
-    temporary = output.with_name(f".{output.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield Rows(file, "," if output.suffix.lower() == ".csv" else "\t")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(output)
-    except OSError as error:
-        raise _cannot_write(output, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explaining(output), writing(output) as file:
+        yield Rows(file, "," if output.suffix.lower() == ".csv" else "\t")
 
 
 def write_failures(output: Path | None, failures: Sequence[Failure]) -> Path | None:
@@ -90,7 +78,3 @@ def write_failures(output: Path | None, failures: Sequence[Failure]) -> Path | N
         for failure in failures:
             rows.write(failure)
     return path
-
-
-def _cannot_write(path: Path, error: OSError) -> ProtformerError:
-    return ProtformerError(f"{path} cannot be written: {error.strerror or error}.")

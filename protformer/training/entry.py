@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from protformer.errors import ProtformerError, shown_path
+from protformer.files import write_text
 from protformer.training.launch import finish_logging, launched_outside, resolve_devices, run
 from protformer.training.settings import JobSettings
 from protformer.training.sweep import config_hash, finished_figures, last_checkpoint
@@ -91,6 +92,4 @@ def _plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _write_resolved(config: dict[str, Any], run_dir: Path) -> None:
-    temporary = run_dir / ".config.yaml.part"
-    temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
-    temporary.replace(run_dir / "config.yaml")
+    write_text(run_dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))

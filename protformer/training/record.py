@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
 from protformer.attention import method_of
+from protformer.files import write_text, writing
 from protformer.model import ProteinModel, parameter_count
 from protformer.surroundings import hardware, surroundings, versions
 from protformer.training.callbacks import Throughput
@@ -141,8 +141,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _write_proteins(run: Finished, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
+    with writing(path) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(COLUMNS)
         for name, rows in run.rows.items():
@@ -150,7 +149,6 @@ def _write_proteins(run: Finished, path: Path) -> None:
             for record, nll, targets, correct in [] if scores is None else scores.tolist():
                 protein = corpus.id(int(record))
                 writer.writerow([name, protein, run.bins.get(protein, ""), int(targets), f"{nll:.6f}", int(correct)])
-    temporary.replace(path)
 
 
 def _by_bin(run: Finished, name: str) -> dict[str, Any]:
@@ -172,10 +170,8 @@ def _by_bin(run: Finished, name: str) -> dict[str, Any]:
 
 
 def write_metrics(path: Path, content: dict[str, Any]) -> None:
-    """JSON, written whole: a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(_finite(content), indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    """JSON, written whole."""
+    write_text(path, json.dumps(_finite(content), indent=2) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -109,7 +109,9 @@ def test_a_sequence_gives_the_same_output_alone_packed_and_anywhere_in_the_pack(
 def test_rows_taken_a_few_at_a_time_in_inference_give_the_same_output(monkeypatch, attention):
     model, tokens = make(attention), sequences()
     rows: list[int] = []
-    model.trunk.encoder.blocks[0].expand.register_forward_hook(lambda layer, inputs, output: rows.append(len(output)))
+    block = model.trunk.encoder.blocks[0]
+    assert isinstance(block, Block)
+    block.expand.register_forward_hook(lambda layer, inputs, output: rows.append(len(output)))
     whole = outputs(model, tokens)
     monkeypatch.setattr("protformer.model.block._PIECE", 5)
     with torch.no_grad():

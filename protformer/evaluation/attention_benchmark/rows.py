@@ -11,6 +11,7 @@ from protformer.errors import ProtformerError
 from protformer.evaluation.attention_benchmark.cases import Case, Layout
 from protformer.evaluation.attention_benchmark.contenders import Contender
 from protformer.evaluation.attention_benchmark.timing import Samples, times_as_fast
+from protformer.files import write_text
 
 Row = dict[str, Any]
 REFERENCE = "sdpa"
@@ -143,12 +144,7 @@ def write_rows(rows: Sequence[Row], path: Path) -> None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
     else:
         text = json.dumps(rows, indent=1) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, text)
 
 
 def read_rows(path: Path) -> list[Row]:

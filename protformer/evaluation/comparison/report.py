@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from protformer.evaluation.comparison.sections import (
 )
 from protformer.evaluation.comparison.tables import Table, markdown, safe_markdown
 from protformer.evaluation.methods import in_order
+from protformer.files import write_text
 
 PAGE, TABLES, CONTENT, ROWS = "index.html", "comparison.md", "comparison.json", "comparison.csv"
 PICTURES = "pictures"
@@ -119,7 +119,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     if not report.comparisons:
         del texts[ROWS]
     for name, text in texts.items():
-        _write(folder / name, text)
+        write_text(folder / name, text)
     return [*(folder / name for name in texts), *drawn]
 
 
@@ -209,13 +209,3 @@ def _remove_earlier(folder: Path) -> None:
         path = folder / PICTURES / Path(str(name)).name
         if path.suffix in (".png", ".svg"):
             path.unlink(missing_ok=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Under a temporary name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,7 +1,8 @@
-"""Files that are whole or not there: written under another name, flushed to the disk, then renamed."""
+"""Files that are whole or not there: written under another name, flushed to the disk, renamed. Open to all rooms."""
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,8 @@ def replace(temporary: Path, path: Path) -> None:
 @contextmanager
 def writing(path: Path) -> Iterator[TextIO]:
     """A text file (UTF-8) that appears under its name when the block ends well."""
-    temporary = path.with_name(f".{path.name[:100]}.part")
+    # (a name of its own: two processes that write the same file must not write into each other's)
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
             yield file
@@ -40,6 +42,11 @@ def writing(path: Path) -> Iterator[TextIO]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with writing(path) as file:
+        file.write(text)
 
 
 @contextmanager
