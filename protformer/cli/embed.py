@@ -128,8 +128,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _options(args: argparse.Namespace) -> "Options":
-    from protformer.embedding import Options, Policies, choose_device
-    from protformer.embedding.options import BATCH_TOKENS
+    from protformer.embedding import Options, Policies
+    from protformer.model.inference import BATCH_TOKENS, choose_device
 
     policies = Policies(
         on_invalid=args.on_invalid,

@@ -90,7 +90,7 @@ def add_model_and_output(parser: argparse.ArgumentParser) -> None:
 
 def loaded(args: argparse.Namespace) -> "LanguageModel":
     """The model that `add_model_and_output` and `add_speed` asked for."""
-    from protformer.embedding import choose_device
+    from protformer.model.inference import choose_device
     from protformer.scoring import load_language_model
 
     return load_language_model(

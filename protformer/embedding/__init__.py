@@ -1,6 +1,6 @@
 """Model and FASTA to vectors on disk. Knows nothing of training."""
 
-from protformer.embedding.compute import Embedder, choose_device
+from protformer.embedding.compute import Embedder
 from protformer.embedding.job import EmbeddingReport, Watch, embed_fasta
 from protformer.embedding.options import Options, Policies
 
@@ -10,6 +10,5 @@ __all__ = [
     "Options",
     "Policies",
     "Watch",
-    "choose_device",
     "embed_fasta",
 ]

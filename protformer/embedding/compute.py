@@ -5,10 +5,8 @@ bytes wherever the same window of the input is computed again, on the same machi
 """
 
 import copy
-import gc
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,10 +16,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from protformer.data.batch import segment
-from protformer.embedding.options import Output, Precision
+from protformer.embedding.options import Output
 from protformer.embedding.windows import SPECIALS, plan_batches
 from protformer.errors import ProtformerError
 from protformer.model import LanguageModelHead, ProteinModel
+from protformer.model.inference import Precision, arithmetic, attempt, within_memory
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +51,6 @@ class Packed(NamedTuple):
     def of(cls, sequence: Residues, piece: Piece) -> "Packed":
         start = piece.start
         return cls(segment(sequence[start : piece.stop]), piece.first - start, piece.last - start)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """`cpu`, `cuda`, or `auto`: the GPU where there is one. ProtformerError for `cuda` without one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ProtformerError(f"device {name} was asked for, but PyTorch sees no GPU here: use cpu or auto.")
-    return torch.device(name)
 
 
 class Embedder:
@@ -138,26 +128,21 @@ class Embedder:
 
     def _fitting(self, segments: list[Packed]) -> list[Made]:
         """Out of memory: halves, down to one record, and that one on the CPU."""
-        failure = _attempt(self, segments)
-        if not isinstance(failure, str):
-            return failure
-        self.retried += 1
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        gc.collect()
-        if len(segments) > 1:
-            tokens = sum(len(x.tokens) for x in segments)
-            log.warning("a batch of %s tokens did not fit into memory: halved", f"{tokens:,}")
-            middle = len(segments) // 2
-            return self._fitting(segments[:middle]) + self._fitting(segments[middle:])
-        residues = len(segments[0].tokens) - SPECIALS
+
+        def retried() -> None:
+            self.retried += 1
+
+        return within_memory(self.run, segments, device=self.device, alone=self._alone, on_retry=retried)
+
+    def _alone(self, one: Packed) -> Made:
+        residues = len(one.tokens) - SPECIALS
         if self.device.type == "cpu":
-            return [f"{residues:,} residues do not fit into memory"]
+            return f"{residues:,} residues do not fit into memory"
         log.warning("%s residues do not fit into the memory of %s: on the CPU", f"{residues:,}", self.device)
-        made = _attempt(self._cpu(), segments)
-        if isinstance(made, str):
-            return [f"{residues:,} residues fit neither into the memory of {self.device} nor into the CPU's"]
-        return made
+        made = attempt(self._cpu().run, [one])
+        if made is None:
+            return f"{residues:,} residues fit neither into the memory of {self.device} nor into the CPU's"
+        return made[0]
 
     def _cpu(self) -> "Embedder":
         if self._on_cpu is None:
@@ -170,8 +155,7 @@ class Embedder:
         offsets = np.cumsum([0, *(len(x.tokens) for x in segments)])
         tokens = torch.from_numpy(np.concatenate([x.tokens for x in segments])).to(self.device)
         cu_seqlens = torch.from_numpy(offsets.astype(np.int32)).to(self.device)
-        half = torch.autocast(self.device.type, dtype=torch.bfloat16) if self.precision == "bf16" else nullcontext()
-        with half:
+        with arithmetic(self.precision, self.device):
             states = dict(zip(self._layers, self._states(tokens, cu_seqlens, self._layers), strict=True))
             rows: dict[str, Tensor] = {}
             for output in self.outputs:
@@ -209,18 +193,6 @@ class Embedder:
         else:
             whole = {output.name: _stitched(output, pieces) for output in self.outputs}
         return whole if all(np.isfinite(x).all() for x in whole.values()) else NOT_FINITE
-
-
-def _attempt(embedder: Embedder, segments: list[Packed]) -> list[Made] | str:
-    """The vectors, or that memory was short. (In a frame of its own: an error keeps tensors alive.)"""
-    try:
-        return list(embedder.run(segments))
-    except (torch.OutOfMemoryError, MemoryError):
-        return "out of memory"
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error) or "not enough memory" in str(error):  # PyTorch's CPU allocator
-            return "out of memory"
-        raise
 
 
 def _stitched(output: Output, pieces: list[tuple[Piece, Vectors]]) -> Float[np.ndarray, "..."]:

@@ -20,9 +20,8 @@ from protformer import __version__
 from protformer.data.alphabet import TOKENS
 from protformer.data.fasta import STDIN, expand_paths
 from protformer.embedding.assemble import Counts, Shards, assemble, deliver, sha256, sidecar
-from protformer.embedding.compute import choose_device
 from protformer.embedding.formats import FORMAT, FORMAT_VERSION, SUFFIXES, format_of, writer
-from protformer.embedding.options import BATCH_TOKENS, Options, Output
+from protformer.embedding.options import Options, Output
 from protformer.embedding.records import Account, Reader
 from protformer.embedding.shards import is_whole, shard_path
 from protformer.embedding.sizes import check_disk, output_bytes
@@ -33,6 +32,7 @@ from protformer.errors import ProtformerError
 from protformer.files import explaining
 from protformer.model import find_model_folder
 from protformer.model.folder import WEIGHTS_NAME, read_config
+from protformer.model.inference import BATCH_TOKENS, choose_device
 
 
 @dataclass

@@ -9,11 +9,11 @@ neighbours share a pack while they fit:
 Nothing is padded; a pass longer than the budget goes alone.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +22,7 @@ from jaxtyping import Float32, Int64
 from protformer.data.alphabet import TOKENS
 from protformer.errors import ProtformerError
 from protformer.model import LanguageModelHead, ProteinModel, find_model_folder, load_model
-
-# Tokens of a pack: a GPU wants many, a CPU keeps its activations in the caches (figures in `embedding/options.py`).
-BATCH_TOKENS = {"cuda": 16_384, "cpu": 4_096}
-
-Precision = Literal["fp32", "bf16"]
+from protformer.model.inference import BATCH_TOKENS, Precision, arithmetic, within_memory
 
 
 @dataclass
@@ -128,26 +124,22 @@ def _packs(passes: Iterable[Pass], batch_tokens: int) -> Iterator[list[Pass]]:
 
 
 def _read(language_model: LanguageModel, pack: list[Pass]) -> list[np.ndarray | DoesNotFit]:
-    try:
-        return list(_run(language_model, pack))
-    except torch.OutOfMemoryError:
-        if len(pack) == 1:
-            residues = len(pack[0].tokens) - 2
-            return [DoesNotFit(f"its {residues:,} residues do not fit into the memory of {language_model.device}")]
-    # outside of `except`: the error holds the tensors of the pack that failed
-    middle = len(pack) // 2
-    return _read(language_model, pack[:middle]) + _read(language_model, pack[middle:])
+    device = language_model.device
+
+    def alone(one: Pass) -> np.ndarray | DoesNotFit:
+        return DoesNotFit(f"its {len(one.tokens) - 2:,} residues do not fit into the memory of {device}")
+
+    return within_memory(partial(_run, language_model), pack, device=device, alone=alone)
 
 
 @torch.inference_mode()
-def _run(language_model: LanguageModel, pack: list[Pass]) -> list[np.ndarray]:
+def _run(language_model: LanguageModel, pack: Sequence[Pass]) -> Sequence[np.ndarray | DoesNotFit]:
     model, device = language_model.model, language_model.device
     offsets = np.cumsum([0, *(len(one.tokens) for one in pack)])
     tokens = torch.from_numpy(np.concatenate([one.tokens for one in pack])).to(device)
     cu_seqlens = torch.from_numpy(offsets.astype(np.int32)).to(device)
     rows = np.concatenate([one.rows + start for one, start in zip(pack, offsets[:-1], strict=True)])
-    half = torch.autocast(device.type, dtype=torch.bfloat16) if language_model.precision == "bf16" else nullcontext()
-    with half:
+    with arithmetic(language_model.precision, device):
         logits = model.read(model(tokens, cu_seqlens), cu_seqlens, torch.from_numpy(rows).to(device))
     found = logits.float().log_softmax(dim=1).cpu().numpy()
     return np.split(found, np.cumsum([len(one.rows) for one in pack])[:-1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from protformer.data.alphabet import CLS, EOS, encode
-from protformer.embedding import Embedder, Options, choose_device
+from protformer.embedding import Embedder, Options
 from protformer.embedding.windows import plan_batches
 from protformer.errors import ProtformerError
 
@@ -184,10 +184,3 @@ def test_what_cannot_be_is_refused(tiny_model):
         embedder(tiny_model().train())
     with pytest.raises(ProtformerError, match="logits"):
         embedder(tiny_model(head="sequence"), logits=True)
-
-
-def test_a_gpu_that_is_not_there_is_named():
-    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ProtformerError, match="no GPU"):
-            choose_device("cuda")
