@@ -1,7 +1,7 @@
 """The Performer as compiled code for CPUs with AVX-512 or, in bf16, AMX (`protformer.attention.native`).
 
 Half precision that the bf16 engine does not take goes through the fp32 engine. What compiled code leaves undone,
-segments with logits out of its range, the chunks of PyTorch operations do.
+segments with features out of its range, the chunks of PyTorch operations do.
 """
 
 import math
@@ -50,7 +50,9 @@ def _serve(inputs: Inputs, settings: Settings) -> Answer:
         return favor_chunked.forward(inputs, settings)
     answer, undone = done
     if undone:
-        favor_chunked.forward_segments(answer, inputs, settings, frozenset(undone))
+        # (the engine's own row numbers stay: by them its backward leaves the same segments undone)
+        apart = answer._replace(row_numbers=torch.zeros_like(answer.row_numbers))
+        favor_chunked.forward_segments(apart, inputs, settings, frozenset(undone))
     return answer
 
 
@@ -62,7 +64,11 @@ def _serve_backward(
         return favor_chunked.backward(grad_out, answer, inputs, settings)
     grads, undone = done
     if undone:
-        favor_chunked.backward_segments(grads, grad_out, answer, inputs, settings, frozenset(undone))
+        only = frozenset(undone)
+        if settings.causal:  # what the chunks remember of a row is formed anew, too
+            answer = answer._replace(out=torch.empty_like(answer.out), row_numbers=torch.zeros_like(answer.row_numbers))
+            favor_chunked.forward_segments(answer, inputs, settings, only)
+        favor_chunked.backward_segments(grads, grad_out, answer, inputs, settings, only)
     return grads
 
 

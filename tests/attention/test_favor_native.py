@@ -86,3 +86,25 @@ def test_segments_out_of_range_are_done_by_the_chunks():
         strict=True,
     ):
         assert (got - wanted).norm() <= 3e-2 * wanted.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_causal_denominators_out_of_range_are_out_of_it_backward_too(dtype):
+    # one query that no feature likes, and keys that like none: each is in range, and they sum to little; the chunks
+    # remember a denominator of another scale, by which the engine's backward would take this row for its own
+    inputs, grad = make_inputs(dtype, LENGTHS, 2, 32, 64)
+    directions = torch.randn(4096, 32, generator=torch.Generator().manual_seed(0))
+    directions *= 70.0 / directions.norm(dim=1, keepdim=True)
+    inputs.query[20] = directions[(directions @ inputs.projection[0].T).amax(dim=1).argmin()].to(dtype)
+    inputs.key[18:82] *= 0.1  # segment 3
+    settings = SETTINGS["exponential"]._replace(causal=True)
+    done = native.forward(inputs, settings)
+    assert done is not None
+    assert done[1] == [3]
+    leaves = [x.double().requires_grad_() for x in inputs[:3]]
+    expected = direct(leaves, inputs, settings)
+    answer = favor_native.forward(inputs, settings)
+    assert (answer.out.double() - expected).abs().max() <= 3 * ULP[dtype] * inputs.value.abs().max()
+    wanted = torch.autograd.grad(expected, leaves, grad.double())
+    for got, x in zip(favor_native.backward(grad, answer, inputs, settings), wanted, strict=True):
+        assert (got.double() - x).norm() <= 3 * GRADIENTS[dtype] * x.norm()

@@ -80,7 +80,7 @@ def forward(inputs: Inputs, settings: Settings) -> tuple[Answer, list[int]] | No
     """Performer attention of packed segments.
 
     Returns:
-        The answer, and the indices of segments whose logits are out of the plain exponential's range: their rows are
+        The answer, and the indices of segments with features or denominators out of fp32's range: their rows are
         undefined, and have to be made by another path. Or None where nothing was done: the call is not `supported`,
         inputs are bf16 and the projection has entries that are not, or tensors do not fit together.
     """

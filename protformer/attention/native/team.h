@@ -21,7 +21,7 @@ struct Call {
     // [dim], [dim], one number, [dim], [rows]; or null
     const float *query_scale, *key_scale, *norm_scale, *tilt, *offset;
     void* parallel;      // GOMP_parallel, or null for one thread
-    std::uint8_t* redo;  // [segments] set where logits are out of range
+    std::uint8_t* redo;  // [segments] set where features or denominators are out of range
     std::int64_t segments, total, shortest, shortest_kept;
     // to the next segment, the next head
     std::int64_t query_scale_strides[2], key_scale_strides[2], norm_scale_strides[2], tilt_strides[2], offset_strides[2];
@@ -44,17 +44,6 @@ struct Sequence {
         if (!backward) return fetch_rows<Element>(out + at * stride, stride, dim, rows, true);
         fetch_rows(grad_out + at * stride, stride, dim, rows, false);
     }
-};
-
-// Weights of one segment's keys in causal attention, relative to the first; a row meets those of its own past alone, so they have to
-// be near one another.
-struct Weights {
-    float first = 0, smallest = INFINITY, largest = -INFINITY;
-    void see(float weight) {
-        smallest = std::fmin(smallest, weight);
-        largest = std::fmax(largest, weight);
-    }
-    bool spread() const { return !(largest - smallest <= PLAIN_RANGE) && smallest <= largest; }
 };
 
 // Runs body(task, worker) for each task on up to `threads` workers of the caller's OpenMP pool.

@@ -10,6 +10,7 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -17,12 +18,17 @@ namespace favor {
 
 constexpr int LANES = 16;  // fp32 numbers of a vector
 constexpr float LOG2E = 1.44269504088896341f;
-constexpr float PLAIN_RANGE = 30;  // logits up to this size need no stabiliser, as in protformer/features/families.py
 
-// What keeps sums of plain exponentials in fp32: 2^37 x 2^58 leaves room for 1e8 terms and the values, and where
+// What keeps sums of exponentials in fp32: 2^37 x 2^58 leaves room for 1e8 terms and the values, and where
 // denominators are no smaller, whatever underflows is nothing beside them. Logits alone would say less: those far below
-// zero do no harm, and a trained model's queries (-33 to 31 after 6 M residues) soon leave what keys could share.
+// zero do no harm.
 constexpr float KEY_MOST = 0x1p37f, QUERY_MOST = 0x1p58f, LEAST_DENOMINATOR = 1e-10f;
+
+// Causal keys count from the first one's weight, because nothing later may touch what earlier rows see. Where queries
+// have shifts (`reach_of`), the limits of keys and of denominators are this much higher: with the inputs of a model
+// trained on 17 M residues, later features are up to e^27, and denominators, sums over a row's own past, are no smaller
+// than 1. What bounds denominators from above leaves sums their room.
+constexpr float CAUSAL_ROOM = 0x1p23f, MOST_DENOMINATOR = 0x1p100f;
 
 static inline __m512i load(const void* x) { return _mm512_loadu_si512(x); }
 static inline void store(void* x, __m512i y) { _mm512_storeu_si512(x, y); }
@@ -90,32 +96,42 @@ static inline __mmask16 lanes(long left) {
     return static_cast<__mmask16>(left >= LANES ? 0xffff : left <= 0 ? 0 : (1 << left) - 1);
 }
 
-// The largest number so far. (NaN is passed over; it arrives in the output by itself.)
-struct Largest {
+// Any factor of a query's features cancels in its output, and so is a constant to gradients. Theirs is e^-shift with
+// shift = reach |q|, which is known before any logit is and keeps the row's largest feature near 1: where W's numbers
+// have variance v, logits are about N(0, v |q|^2), the largest of m about sqrt(2 ln m) deviations, or a little less.
+// 0.75 of that (2.50 for 256 rows, where rows of a model trained on 17 M residues have 1.84 to 5.44) because a feature
+// may be e^40, and a denominator no smaller than e^-23. That model's logits, -47 to 48, then make features of e^-5 to
+// e^18 and denominators from e^4 on, and they may grow to twice their size.
+static inline float reach_of(const float* weight, int rows, int dim) {
+    const long count = static_cast<long>(rows) * dim;
+    __m512 squares = _mm512_setzero_ps();
+    for (long i = 0; i < count; i += LANES) {
+        const __m512 x = _mm512_maskz_loadu_ps(lanes(count - i), weight + i);
+        squares = _mm512_fmadd_ps(x, x, squares);
+    }
+    const float variance = _mm512_reduce_add_ps(squares) / static_cast<float>(count);
+    return 0.75f * std::sqrt(2 * std::log(static_cast<float>(rows)) * variance);
+}
+
+// Of queries of these lengths, in units of log 2; whole numbers, so that a shift by itself rounds nothing.
+static inline __m512 query_shift(__m512 length, float reach) {
+    return _mm512_roundscale_ps(_mm512_mul_ps(length, _mm512_set1_ps(-LOG2E * reach)), 0);
+}
+
+// What a pass watches: the largest feature so far, and the denominators of queries. (NaN is passed over; it arrives in
+// the output by itself.)
+struct FeatureRange {
     __m512 largest;
-    Largest() { largest = _mm512_setzero_ps(); }  // (written out: GCC makes implicit ones for the plainest CPU)
+    bool outside = false;
+    FeatureRange() { largest = _mm512_setzero_ps(); }  // (written out: GCC makes implicit ones for the plainest CPU)
     static __m512 larger(__m512 a, __m512 b) { return _mm512_range_ps(a, b, 0x0b); }
-    void see(const __m512 (&x)[8]) {  // (as a tree: a chain of them would be slower than the exponentials)
+    void features(const __m512 (&x)[8]) {  // (as a tree: a chain of them would be slower than the exponentials)
         const __m512 a = larger(larger(x[0], x[1]), larger(x[2], x[3]));
         const __m512 b = larger(larger(x[4], x[5]), larger(x[6], x[7]));
         largest = larger(larger(a, b), largest);
     }
-    bool left(float limit) const { return _mm512_reduce_max_ps(largest) > limit; }
-};
-
-// What a pass watches. Causal: logits, whose size bounds the denominator of a row's own past.
-struct LogitRange : Largest {
-    void logits(const __m512 (&x)[8]) { see(x); }
-    void features(const __m512 (&)[8]) {}
-};
-
-// Both ways: features, and the denominators of queries.
-struct FeatureRange : Largest {
-    bool thin = false;
-    void logits(const __m512 (&)[8]) {}
-    void features(const __m512 (&x)[8]) { see(x); }
-    void denominator(float x) { thin |= x < LEAST_DENOMINATOR; }
-    bool left(float limit) const { return thin || Largest::left(limit); }
+    void denominator(float x, float room = 1) { outside |= x < LEAST_DENOMINATOR * room || x > MOST_DENOMINATOR; }
+    bool left(float limit) const { return outside || _mm512_reduce_max_ps(largest) > limit; }
 };
 
 // Rows that will be needed soon, all at once: where much is computed in between.

@@ -190,9 +190,10 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const bf1
         const int here = count - step * SUB < SUB ? count - step * SUB : SUB;
         const Rows rows = whole_rows(sizes, query + step * SUB * sizes.stride, here, scratch.tails[0]);
         bf16* paired = scratch.paired + step * sizes.feature_tiles * LEFT;
-        row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride), nullptr, epsilon, scratch, scratch.kept,
-                             paired, range);
-        float reciprocals[SUB], last[SUB];
+        float shifts[SUB], reciprocals[SUB], last[SUB];
+        row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride),
+                             query_shifts<Family>(sizes, head, rows, shifts), epsilon, scratch, scratch.kept, paired,
+                             range);
         read_state(sizes, state, scratch, reciprocals);
         for (int t = 0; t < here && Family::stabilised; ++t) range.denominator(1 / reciprocals[t]);
         form_grads(sizes, whole_rows(sizes, grad_out + step * SUB * sizes.stride, here, scratch.tails[1]), reciprocals,

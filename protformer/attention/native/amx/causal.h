@@ -20,9 +20,9 @@ class Causal {
     Causal(const Sizes& sizes, const std::vector<Head>& heads, const std::vector<Sequence>& rows, float epsilon,
            Scratch& scratch)
         : z_(sizes), heads_(heads), all_rows_(rows), s_(scratch), c_(*scratch.causal), epsilon_(epsilon),
-          length_(rows[0].length), all_weights_(heads.size()) {}
+          length_(rows[0].length), first_weights_(heads.size()) {}
 
-    // Both return whether logits and weights were in range.
+    // Both return whether features and denominators were in range.
     bool forward() {
         const Sequence& x = all_rows_[0];
         walk({{x.query, x.key, x.value, nullptr}, {x.out, nullptr}}, false, [&] {
@@ -88,11 +88,8 @@ class Causal {
     }
 
   private:
-    static constexpr float RANGE = 20;  // logits: a row's denominator is a sum over its own past alone
-
     bool in_range() const {
-        return !range_.left(RANGE) && std::none_of(all_weights_.begin(), all_weights_.end(),
-                                                   [](const Weights& weights) { return weights.spread(); });
+        return !key_range_.left(KEY_MOST * heads_[0].room()) && !query_range_.left(QUERY_MOST);
     }
 
     // The block's rows, or 32 of them, of a tensor.
@@ -126,7 +123,7 @@ class Causal {
     void enter(long h) {
         head_ = &heads_[h];
         rows_ = &all_rows_[h];
-        weights_ = &all_weights_[h];
+        first_weight_ = &first_weights_[h];
         weighted_ = Family::stabilised && head_->weighted();
         centre_ = c_.centres + h * z_.dim;
         const long slot = length_ > SPAN ? h : 0;  // (a single block leaves no state)
@@ -167,8 +164,9 @@ class Causal {
     void form_queries(int sub, bf16* out, float* kept, bf16* paired) {
         const Rows rows = whole_rows(z_, of(rows_->query, sub), here(sub), s_.tails[0]);
         s_.features = out;
-        row_features<Family>(z_, *head_, left_in_place(rows.at, rows.stride), nullptr, epsilon_, s_, kept, paired,
-                             range_);
+        float shifts[SUB];
+        row_features<Family>(z_, *head_, left_in_place(rows.at, rows.stride),
+                             query_shifts<Family>(z_, *head_, rows, shifts), epsilon_, s_, kept, paired, query_range_);
     }
 
     void form_keys(int sub, float* kept, bf16* paired) {
@@ -177,13 +175,12 @@ class Causal {
         if (weighted_)
             for (int t = 0; t < here(sub); ++t) {
                 const float weight = weigh(keys_.at + t * keys_.stride);
-                if (at_ + sub * SUB + t == 0) weights_->first = weight;
-                weights_->see(weight);
-                shifts[t] = (weight - weights_->first) * LOG2E;
+                if (at_ + sub * SUB + t == 0) *first_weight_ = weight;
+                shifts[t] = (weight - *first_weight_) * LOG2E;
             }
         s_.features = c_.own;
         row_features<Family>(z_, *head_, left_in_place(keys_.at, keys_.stride), weighted_ ? shifts : nullptr, epsilon_,
-                             s_, kept, paired, range_);
+                             s_, kept, paired, key_range_);
         if (z_.rows < z_.features) drop_padding(z_, c_.own, paired, kept);
     }
 
@@ -262,6 +259,8 @@ class Causal {
                               {c_.operands.state.over_features, LEFT, width * LEFT},
                               at_ > 0 ? z_.feature_steps : 0});
         invert_sums(z_, s_, reciprocals_);
+        for (int t = 0; t < here(sub) && Family::stabilised; ++t)
+            query_range_.denominator(1 / reciprocals_[t], head_->room());
     }
 
     void grow_state() {
@@ -338,13 +337,12 @@ class Causal {
     CausalScratch& c_;
     const float epsilon_;
     const long length_;
-    LogitRange range_;
-    std::vector<Weights> all_weights_;
+    FeatureRange key_range_, query_range_;
+    std::vector<float> first_weights_;  // of heads: what keys' weights are relative to
     // of the head and the block that are worked on
     const Head* head_ = nullptr;
     const Sequence* rows_ = nullptr;
-    Weights* weights_ = nullptr;
-    float *state_ = nullptr, *centre_ = nullptr;
+    float *state_ = nullptr, *centre_ = nullptr, *first_weight_ = nullptr;
     bool weighted_ = false;
     Rows keys_{};
     float reciprocals_[SUB], last_[SPAN];
@@ -352,7 +350,7 @@ class Causal {
     int count_ = 0, subs_ = 0;
 };
 
-// Whether logits and weights of a segment's heads, neighbours in the tensors, were in range.
+// Whether features and denominators of a segment's heads, neighbours in the tensors, were in range.
 template <class Family>
 static inline bool serve_causal(const Sizes& sizes, const std::vector<Head>& heads, const std::vector<Sequence>& rows,
                                 float epsilon, bool backward, Scratch& scratch) {

@@ -53,7 +53,9 @@ struct Head {
     float norm;                 // a key's log weight is norm |k|^2 + tilt . k
     const float* tilt;          // [dim] or null
     const float* offset;        // [rows] or null: what is added to logits
+    float reach;                // of queries' shifts, see reach_of; 0 where they have none
     bool weighted() const { return norm != 0 || tilt; }
+    float room() const { return reach != 0 ? CAUSAL_ROOM : 1; }
 };
 
 using Ahead = AheadOf<bf16>;
@@ -80,7 +82,8 @@ struct Scratch {
     CausalScratch* causal;
 };
 
-// A family: features of logits, several vectors at once; a key's factor e^weight comes as `shift`, in units of log 2.
+// A family: features of logits, several vectors at once; a key's log weight, or a query's shift, comes as `shift` in
+// units of log 2.
 struct Exponential {
     static constexpr bool stabilised = true;
     static constexpr float PER_UNIT = 1;  // logits come as they are
@@ -127,10 +130,30 @@ static inline void set_head(const Sizes& sizes, const Head& head, Scratch& scrat
     }
 }
 
+// The shifts of 32 queries, in units of log 2; null where they have none.
+template <class Family>
+static inline const float* query_shifts(const Sizes& sizes, const Head& head, Rows rows, float (&out)[SUB]) {
+    if (!Family::stabilised || head.reach == 0) return nullptr;
+    for (int half = 0; half < 2; ++half) {
+        __m512 squares[LANES];
+        for (int t = 0; t < LANES; ++t) {
+            const bf16* row = rows.at + (half * LANES + t) * rows.stride;
+            squares[t] = _mm512_setzero_ps();
+            for (int d = 0; d < sizes.dim; d += STEP) {
+                const __m512bh x = (__m512bh)load(row + d);
+                squares[t] = _mm512_dpbf16_ps(squares[t], x, x);
+            }
+        }
+        const __m512 length = _mm512_sqrt_ps(lane_sums(squares));
+        _mm512_storeu_ps(out + half * LANES, query_shift(length, head.reach));
+    }
+    return out;
+}
+
 // Features of 32 rows x: into `features`, in fp32 into `kept`, and as the right operand `paired`, where not null.
-template <class Family, class Range>
+template <class Family>
 static inline void row_features(const Sizes& sizes, const Head& head, Left x, const float* shifts, float epsilon,
-                                Scratch& scratch, float* kept, bf16* paired, Range& range) {
+                                Scratch& scratch, float* kept, bf16* paired, FeatureRange& range) {
     const __m512 added = _mm512_set1_ps(epsilon);
     const std::size_t next = static_cast<std::size_t>(sizes.feature_tiles) * LEFT;
     const float* starts = head.offset ? scratch.starts + sizes.feature_steps * 4 * RESULT : nullptr;
@@ -143,7 +166,7 @@ static inline void row_features(const Sizes& sizes, const Head& head, Left x, co
     for (int group = 0; group < sizes.feature_steps; ++group) {
         if (group + 1 < sizes.feature_steps) project(group + 1);
         const float* logits = scratch.logits + group % 2 * 4 * RESULT;
-        Range seen = range;  // (in registers: a sum through memory is slower than all the rest)
+        FeatureRange seen = range;  // (in registers: a sum through memory is slower than all the rest)
         Ahead ahead = scratch.ahead;
         for (int half = 0; half < 2; ++half) {
             bf16* out = scratch.features + (half * sizes.feature_steps + group) * LEFT;
@@ -155,7 +178,6 @@ static inline void row_features(const Sizes& sizes, const Head& head, Left x, co
                     const bool shifted = Family::stabilised && shifts;
                     shift[i] = shifted ? _mm512_set1_ps(shifts[half * LANES + t + i / 2]) : _mm512_setzero_ps();
                 }
-                if (Family::stabilised) seen.logits(x);
                 for (int i = 0; i < 4; ++i) ahead.fetch();
                 Family::form(x, shift, added);
                 if (Family::stabilised) seen.features(x);

@@ -254,9 +254,9 @@ template <class Family>
 static inline void answer_queries(const Sizes& sizes, const Head& head, const bf16* query, int count, float epsilon,
                                   const State& state, bf16* out, float*, Scratch& scratch, FeatureRange& range) {
     const Rows rows = whole_rows(sizes, query, count, scratch.tails[0]);
-    row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride), nullptr, epsilon, scratch, nullptr, nullptr,
-                         range);
-    float reciprocals[SUB];
+    float shifts[SUB], reciprocals[SUB];
+    row_features<Family>(sizes, head, left_in_place(rows.at, rows.stride),
+                         query_shifts<Family>(sizes, head, rows, shifts), epsilon, scratch, nullptr, nullptr, range);
     read_state(sizes, state, scratch, reciprocals);
     for (int t = 0; t < count; ++t) {
         if (Family::stabilised) range.denominator(1 / reciprocals[t]);

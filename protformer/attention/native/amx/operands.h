@@ -71,23 +71,27 @@ static inline Scratch take_scratch(const Sizes& sizes, bool backward, int states
 // W of one head as its three operands.
 struct Projection {
     bf16 *left, *over_dims, *over_features;
+    float reach;
 };
 
 static inline Projection take_projection(const Sizes& sizes, Layout& layout) {
     const std::size_t size = std::size_t(sizes.dim_steps) * sizes.feature_tiles * LEFT;
-    return {layout.take<bf16>(size), layout.take<bf16>(size), layout.take<bf16>(size)};
+    return {layout.take<bf16>(size), layout.take<bf16>(size), layout.take<bf16>(size), 0};
 }
 
 // (inputs that are scaled are no bf16 numbers: the door keeps them out)
 static inline Head make_head(const Projection& projection, float norm, const float* tilt, const float* offset,
                              const float*, const float*) {
-    return {projection.left, projection.over_dims, projection.over_features, norm, tilt, offset};
+    // (what is added to logits may be most of them: |q| then says nothing)
+    const float reach = offset ? 0 : projection.reach;
+    return {projection.left, projection.over_dims, projection.over_features, norm, tilt, offset, reach};
 }
 
 // False where an entry is no bf16 number.
 template <class Family>
-static inline bool pack_projection(const Sizes& sizes, const float* weight, const Projection& out) {
+static inline bool pack_projection(const Sizes& sizes, const float* weight, Projection& out) {
     __mmask16 inexact = 0;
+    out.reach = reach_of(weight, sizes.rows, sizes.dim);
     for (int tile = 0; tile < sizes.feature_tiles; ++tile)
         for (int step = 0; step < sizes.dim_steps; ++step) {
             __m512i x[16];

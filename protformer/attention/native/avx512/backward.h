@@ -82,6 +82,7 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const flo
     for (int t = 0; t < count && Family::stabilised; ++t) range.denominator(denominators[t]);
     turn(sizes, scratch.values, sizes.width, count, nullptr, nullptr, scratch.turned);
     const __m512 added = _mm512_set1_ps(epsilon);
+    const float* const shifts = query_shifts<Family>(sizes, head, count, scratch);
     float* const ones = grad_state + static_cast<std::size_t>(sizes.features) * sizes.width;
     for (int group = 0; group < sizes.features; group += GROUP) {
         const int size = sizes.features - group < GROUP ? sizes.features - group : GROUP;
@@ -90,8 +91,8 @@ static inline void grade_queries(const Sizes& sizes, const Head& head, const flo
             for (int column = 0; column < token_vectors(count); column += 2) {
                 __m512 c[2 * ROWS];
                 FeatureRange seen = range;
-                form_features<Family>(sizes, head, static_cast<int>(feature / ROWS), scratch.x + column * LANES, nullptr,
-                                      added, c, seen);
+                form_features<Family>(sizes, head, static_cast<int>(feature / ROWS), scratch.x + column * LANES,
+                                      shifts ? shifts + column * LANES : nullptr, added, c, seen);
                 range = seen;
                 for (int i = 0; i < 4; ++i) scratch.ahead.fetch();
                 float* const features = scratch.features + first * BLOCK + column * LANES;

@@ -23,7 +23,7 @@ class Causal {
         weighted_ = Family::stabilised && head.weighted();
     }
 
-    // Both return whether logits and weights were in range.
+    // Both return whether features and denominators were in range.
     bool forward() {
         clear_state();
         set_centre(0);
@@ -44,6 +44,7 @@ class Causal {
             }
             for (int t = 0; t < count_; ++t) {
                 rows_.row_numbers[at + t] = s_.sums[t];
+                if (Family::stabilised) query_range_.denominator(s_.sums[t], head_.room());
                 const __m512 reciprocal = _mm512_set1_ps(1 / s_.sums[t]);
                 for (int d = 0; d < sizes_.width; d += LANES) {
                     const __mmask16 there = lanes(sizes_.dim - d);
@@ -102,9 +103,7 @@ class Causal {
     }
 
   private:
-    static constexpr float RANGE = 20;  // logits: a row's denominator is a sum over its own past alone
-
-    bool in_range() const { return !range_.left(RANGE * Family::PER_UNIT) && !weights_.spread(); }
+    bool in_range() const { return !key_range_.left(KEY_MOST * head_.room()) && !query_range_.left(QUERY_MOST); }
 
     // `next` is the block that comes after.
     void begin(long at, long next) {
@@ -134,15 +133,15 @@ class Causal {
         }
     }
 
-    void form_all(const float* shifts, float* out) {
+    void form_all(const float* shifts, float* out, FeatureRange& range) {
         const __m512 added = _mm512_set1_ps(epsilon_);
         for (int first = 0; first < sizes_.features; first += ROWS)
             for (int column = 0; column < columns_; column += 2) {
                 __m512 c[2 * ROWS];
-                LogitRange seen = range_;
+                FeatureRange seen = range;
                 form_features<Family>(sizes_, head_, first / ROWS, s_.x + column * LANES,
                                       shifts ? shifts + column * LANES : nullptr, added, c, seen);
-                range_ = seen;
+                range = seen;
 #pragma GCC unroll 16
                 for (int i = 0; i < 2 * ROWS; ++i)
                     _mm512_store_ps(out + (first + i / 2) * BLOCK + (column + i % 2) * LANES, c[i]);
@@ -155,11 +154,10 @@ class Causal {
         turn(sizes_, of(rows_.key), sizes_.stride, count_, head_.key_scale, nullptr, s_.x);
         if (weighted_) {
             weigh_keys(sizes_, head_, count_, s_, s_.shifts);
-            if (first) weights_.first = s_.shifts[0];
-            for (int t = 0; t < count_; ++t) weights_.see(s_.shifts[t]);
-            make_shifts<Family>(s_.shifts, count_, weights_.first);
+            if (first) first_weight_ = s_.shifts[0];
+            make_shifts<Family>(s_.shifts, count_, first_weight_);
         }
-        form_all(weighted_ ? s_.shifts : nullptr, s_.key_features);
+        form_all(weighted_ ? s_.shifts : nullptr, s_.key_features, key_range_);
         for (int column = count_ / LANES; column < columns_; ++column)  // rows that are not there weigh nothing
             for (int i = 0; i < sizes_.features; ++i) {
                 float* at = s_.key_features + i * BLOCK + column * LANES;
@@ -169,7 +167,7 @@ class Causal {
 
     void form_queries() {
         turn(sizes_, of(rows_.query), sizes_.stride, count_, head_.query_scale, nullptr, s_.x);
-        form_all(nullptr, s_.query_features);
+        form_all(query_shifts<Family>(sizes_, head_, count_, s_), s_.query_features, query_range_);
     }
 
     void gather_values() {
@@ -183,6 +181,8 @@ class Causal {
     }
 
     void form_values_and_grads() {
+        for (int t = 0; t < count_ && Family::stabilised; ++t)
+            query_range_.denominator(rows_.row_numbers[at_ + t], head_.room());
         form_grads(sizes_, of(rows_.grad_out), of(rows_.out), rows_.row_numbers + at_, s_.centre, count_, s_.grad_rows,
                    s_.last);
         turn(sizes_, s_.grad_rows, sizes_.width, count_, nullptr, nullptr, s_.turned_grads);
@@ -324,13 +324,13 @@ class Causal {
     Scratch& s_;
     const float epsilon_;
     bool weighted_, backward_ = false;
-    LogitRange range_;
-    Weights weights_;
+    FeatureRange key_range_, query_range_;
+    float first_weight_ = 0;  // what keys' weights are relative to
     long at_ = 0;
     int count_ = 0, columns_ = 0;
 };
 
-// Whether logits and weights of a segment's heads were in range.
+// Whether features and denominators of a segment's heads were in range.
 template <class Family>
 static inline bool serve_causal(const Sizes& sizes, const std::vector<Head>& heads, const std::vector<Sequence>& rows,
                                 float epsilon, bool backward, Scratch& scratch) {

@@ -44,7 +44,9 @@ struct Head {
     const float* weight;  // [features][width], right operand of gradients
     float norm;           // a key's log weight is norm |k|^2 + tilt . k
     const float *tilt, *offset, *query_scale, *key_scale;  // [dim], [rows], [dim], [dim]; or null
+    float reach;          // of queries' shifts, see reach_of; 0 where they have none
     bool weighted() const { return norm != 0 || tilt; }
+    float room() const { return reach != 0 ? CAUSAL_ROOM : 1; }
 };
 
 using Ahead = AheadOf<float>;
@@ -69,8 +71,8 @@ struct Scratch {
 
 static inline void set_head(const Sizes&, const Head&, Scratch&) {}
 
-// A family: features of logits, several vectors at once; `shift` is a key's log weight. Logits and shifts come in a unit
-// of the family's: W's left operand has its reciprocal as a factor.
+// A family: features of logits, several vectors at once; `shift` is a key's log weight, or a query's shift. Logits and
+// shifts come in a unit of the family's: W's left operand has its reciprocal as a factor.
 struct Exponential {
     static constexpr bool stabilised = true;
     static constexpr float PER_UNIT = LOG2E;
@@ -107,11 +109,26 @@ static inline void turn(const Sizes& sizes, const float* x, std::size_t stride, 
         }
 }
 
+// The shifts of the turned queries in scratch.x, in units of log 2; null where they have none.
+template <class Family>
+static inline const float* query_shifts(const Sizes& sizes, const Head& head, int count, const Scratch& scratch) {
+    if (!Family::stabilised || head.reach == 0) return nullptr;
+    for (int part = 0; part < token_vectors(count); ++part) {
+        __m512 squares = _mm512_setzero_ps();
+        for (int d = 0; d < sizes.dim; ++d) {
+            const __m512 x = _mm512_load_ps(scratch.x + d * BLOCK + part * LANES);
+            squares = _mm512_fmadd_ps(x, x, squares);
+        }
+        _mm512_store_ps(scratch.shifts + part * LANES, query_shift(_mm512_sqrt_ps(squares), head.reach));
+    }
+    return scratch.shifts;
+}
+
 // Logits, and the features of them, of 8 features and 32 tokens: `x` turned, from its column on; `shift` of two vectors.
-template <class Family, class Range>
+template <class Family>
 static inline __attribute__((always_inline)) void form_features(const Sizes& sizes, const Head& head, int panel,
                                                                 const float* x, const float* shifts, __m512 added,
-                                                                __m512 (&c)[2 * ROWS], Range& range) {
+                                                                __m512 (&c)[2 * ROWS], FeatureRange& range) {
     const int first = panel * ROWS;
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; ++i) {
@@ -126,7 +143,6 @@ static inline __attribute__((always_inline)) void form_features(const Sizes& siz
 #pragma GCC unroll 2
     for (int half = 0; half < 2; ++half) {
         __m512(&part)[ROWS] = *reinterpret_cast<__m512(*)[ROWS]>(&c[half * ROWS]);
-        if (Family::stabilised) range.logits(part);
         Family::form(part, shift, added);
         if (Family::stabilised) range.features(part);
     }

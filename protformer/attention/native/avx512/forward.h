@@ -150,6 +150,7 @@ template <class Family>
 static inline void read_state(const Sizes& sizes, const Head& head, int count, float epsilon, const State& state,
                               Scratch& scratch, FeatureRange& range) {
     const __m512 added = _mm512_set1_ps(epsilon);
+    const float* const shifts = query_shifts<Family>(sizes, head, count, scratch);
     for (int t = 0; t < BLOCK; t += LANES) _mm512_store_ps(scratch.sums + t, _mm512_setzero_ps());
     for (int group = 0; group < sizes.features; group += GROUP) {
         const int size = sizes.features - group < GROUP ? sizes.features - group : GROUP;
@@ -157,8 +158,8 @@ static inline void read_state(const Sizes& sizes, const Head& head, int count, f
             for (int column = 0; column < token_vectors(count); column += 2) {
                 __m512 c[2 * ROWS];
                 FeatureRange seen = range;
-                form_features<Family>(sizes, head, (group + first) / ROWS, scratch.x + column * LANES, nullptr, added, c,
-                                      seen);
+                form_features<Family>(sizes, head, (group + first) / ROWS, scratch.x + column * LANES,
+                                      shifts ? shifts + column * LANES : nullptr, added, c, seen);
                 range = seen;
                 for (int i = 0; i < 4; ++i) scratch.ahead.fetch();
                 __m512 low = _mm512_load_ps(scratch.sums + column * LANES);

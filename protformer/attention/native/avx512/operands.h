@@ -67,21 +67,25 @@ static inline Scratch take_scratch(const Sizes& sizes, bool backward, int states
 // W of one head as its two operands.
 struct Projection {
     float *panels, *weight;
+    float reach;
 };
 
 static inline Projection take_projection(const Sizes& sizes, Layout& layout) {
     const std::size_t size = static_cast<std::size_t>(sizes.features) * sizes.width;
-    return {layout.take<float>(size), layout.take<float>(size)};
+    return {layout.take<float>(size), layout.take<float>(size), 0};
 }
 
 static inline Head make_head(const Projection& projection, float norm, const float* tilt, const float* offset,
                              const float* query_scale, const float* key_scale) {
-    return {projection.panels, projection.weight, norm, tilt, offset, query_scale, key_scale};
+    // (what is added to logits may be most of them: |q| then says nothing)
+    const float reach = offset ? 0 : projection.reach;
+    return {projection.panels, projection.weight, norm, tilt, offset, query_scale, key_scale, reach};
 }
 
 // Always true: every number is taken as it is.
 template <class Family>
-static inline bool pack_projection(const Sizes& sizes, const float* weight, const Projection& out) {
+static inline bool pack_projection(const Sizes& sizes, const float* weight, Projection& out) {
+    out.reach = reach_of(weight, sizes.rows, sizes.dim);
     for (int row = 0; row < sizes.features; ++row)
         for (int d = 0; d < sizes.width; ++d)
             out.weight[static_cast<std::size_t>(row) * sizes.width + d] =
