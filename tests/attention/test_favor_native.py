@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_native import GRADIENTS, LENGTHS, SETTINGS, ULP, WHY_NOT, direct, make_inputs
+from compiled_engines import GRADIENTS, LENGTHS, SETTINGS, ULP, WHY_NOT, direct, make_inputs
 
 from protformer.attention import favor_chunked, favor_native, native
 from protformer.attention.favor_settings import Inputs, Settings
