@@ -48,6 +48,9 @@ def train(config: DictConfig) -> dict[str, Any]:
             "Under torchrun or srun each process would make a run folder of its own: write hydra.run.dir=runs/NAME, the"
             " same for all. (For one machine leave the launcher out and write trainer.devices=N.)"
         )
+    seed = config.seed
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:  # what NumPy's generator takes
+        raise ProtformerError(f"seed={seed}: write a whole number from 0 to {2**32 - 1:,}.")
     # (before anything is settled for this machine: the name of the folder was found from the same)
     named = sweeps and run_dir.name == config_hash(_plain(config))
     processes = resolve_devices(config.trainer)

@@ -67,9 +67,11 @@ def one_job(job: Job) -> Job:
             asked = getattr(error, "sigval", None) if type(error).__name__ == "SignalException" else None
             if asked is not None:
                 raise (KeyboardInterrupt if asked == signal.SIGINT else _Terminated)(_resume_hint()) from error
-            if _failures is None:
+            if _launched_elsewhere():
+                raise ProtformerError(_tell_failure(error)) from error
+            if not _keeps_failures():
                 raise
-            _tell_failure(error, _failures)
+            _tell_failure(error)
             return None
 
     return told
@@ -144,15 +146,31 @@ def _missing(keys: list[str], choices: Any) -> str:
     return f"{chosen} needs {' and '.join(keys)}: write {' '.join(wanted)}"
 
 
-def _tell_failure(error: Exception, failures: list[_Failure]) -> None:
+# (The two functions below are looked up in this module wherever a job runs. A launcher such as submitit takes `told`
+# itself to its processes by value, and with it the values of what it names, so it must not name `_failures`.)
+def _keeps_failures() -> bool:
+    return _failures is not None
+
+
+def _launched_elsewhere() -> bool:
+    """Whether this job runs in a process of a launcher's own. What it raises Hydra carries to the command line, which
+    says the first failure; other jobs run to their ends all the same."""
+    hydra = HydraConfig.get()
+    return hydra.mode == RunMode.MULTIRUN and hydra.runtime.choices.get("hydra/launcher") != "basic"
+
+
+def _tell_failure(error: Exception) -> str:
+    """Say it, and keep it where failures are kept."""
     hydra = HydraConfig.get()
     text = explained(error, Path(hydra.runtime.output_dir))
     number, overrides = 0, ""
     if hydra.mode == RunMode.MULTIRUN:
         number, overrides = int(hydra.job.num), " ".join(hydra.overrides.task)
         text = f"job {number}{f' ({overrides})' if overrides else ''}: {text}"
-    failures.append(_Failure(number, overrides))
+    if _failures is not None:
+        _failures.append(_Failure(number, overrides))
     _say(text)
+    return text
 
 
 def explained(error: Exception, run_dir: Path) -> str:

@@ -141,6 +141,7 @@ REFUSED = [
     ("data.train=nothing.fasta", ["nothing.fasta"]),
     ("logger=wandb logger.mode=onlin", ["online, offline"]),
     ("task.rate=2.0", ["rate"]),
+    ("seed=-1", ["seed=-1", "from 0 to"]),
 ]
 
 

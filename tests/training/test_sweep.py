@@ -140,6 +140,23 @@ def test_a_sweep_that_is_asked_to_end_starts_no_further_member(fasta, tmp_path):
     assert len(list(tmp_path.glob("*/config.yaml"))) == 1
 
 
+@pytest.mark.slow  # three processes that import PyTorch
+def test_under_submitit_members_are_jobs_and_a_failure_is_told(fasta, tmp_path):  # noqa: F811
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    line = ["hydra/launcher=submitit_local", "method=exact"]
+    launched = sweep(tmp_path, fasta, *line, "seed=0,-1")
+    said, _ = launched.communicate(timeout=300)
+    assert launched.returncode == 1, said  # (a job that failed used to be lost: exit code 0)
+    assert "seed=-1: write a whole number" in said
+    assert "Traceback" not in said
+    assert len(list(tmp_path.glob("*/metrics.json"))) == 1
+    again = sweep(tmp_path, fasta, *line, "seed=0")
+    said, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    logs = "".join(file.read_text() for file in tmp_path.glob(".submitit/*/*_log.out"))
+    assert "done already" in logs
+
+
 def check_record(metrics: dict, proteins: list[dict[str, str]]) -> None:
     """Figures of the whole set and of each bin are those of the proteins."""
     found = metrics["sets"]["valid"]
