@@ -76,10 +76,11 @@ def of_neighbours(x: Tensor, size: int, causal: bool, fill: int = 0) -> Tensor:
     return torch.cat([around.narrow(-3, i, count) for i in range(2 if causal else 3)], dim=-2)
 
 
-def distances(places: Tensor, size: int, causal: bool) -> Tensor:
+def distances(places: Tensor, size: int, causal: bool, out: Tensor | None = None) -> Tensor:
     """`[..., rows] -> [..., chunks, size, keys]`: how far before a row a key stands, or how far away if not causal."""
     own = of_chunks(places.unsqueeze(-1), size)
-    apart = own - of_neighbours(places.unsqueeze(-1), size, causal, fill=NOWHERE).transpose(-1, -2)
+    keys = of_neighbours(places.unsqueeze(-1), size, causal, fill=NOWHERE).transpose(-1, -2)
+    apart = torch.sub(own, keys, out=out)
     return apart if causal else apart.abs_()
 
 
