@@ -115,20 +115,22 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         weights = logits.softmax(-1)
-        ctx.save_for_backward(weights, value)
+        out = (weights.to(value.dtype) @ value).to(logits.dtype)
+        ctx.save_for_backward(weights, value, out)
         # the largest weight is exp(its logit - logsumexp)
         logsumexp = logits.amax(-1, keepdim=True) - weights.amax(-1, keepdim=True).log_()
-        return (weights.to(value.dtype) @ value).to(logits.dtype), logsumexp
+        return out, logsumexp
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_out: Tensor, grad_logsumexp: Tensor
     ) -> tuple[Tensor, Tensor]:
-        weights, value = ctx.saved_tensors
+        weights, value, out = ctx.saved_tensors
         with torch.autocast(value.device.type, enabled=False):
             grad_value = weights.to(value.dtype).transpose(-1, -2) @ grad_out.to(value.dtype)
             grad = grad_out @ value.to(grad_out.dtype).transpose(-1, -2)
-            grad.sub_((grad * weights).sum(-1, keepdim=True) - grad_logsumexp).mul_(weights)
+            # sum_j weight_j grad_j = grad_out . out (FlashAttention's D): no second matrix of this size
+            grad.sub_((grad_out * out).sum(-1, keepdim=True) - grad_logsumexp).mul_(weights)
         return grad, grad_value
 
 
