@@ -12,9 +12,10 @@ Compare runs by what they wrote: a page that opens without a network (index.html
 Markdown, JSON and CSV, and pictures as PNG and SVG. Runs are refused, by name, where they are not
 comparable: other data, masks, budget or tokens. Members of a sweep that did not end are named.
 
-SOURCE is a folder of a run or of a sweep (python train.py -m ...), a folder of an experiment
-(rows.json), or a file of `protformer benchmark attention --json`; any mix. Each sweep is a comparison
-of its own, and all single runs together are one.
+SOURCE is a folder of a run or of a sweep (python train.py -m ...), the name of a sweep's W&B group
+(its folder in multirun/), a folder of an experiment (rows.json), or a file of
+`protformer benchmark attention --json`; any mix. Each sweep is a comparison of its own, and all
+single runs together are one.
 """
 
 EPILOG = """\

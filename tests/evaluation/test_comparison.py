@@ -132,6 +132,15 @@ def test_each_sweep_is_a_comparison_and_single_runs_are_one(three, tmp_path):
     )
 
 
+def test_a_group_is_found_by_its_name(tmp_path, monkeypatch, capsys):
+    sweep(tmp_path / "multirun" / "mine", Plan(method="exact"), Plan(method="uniform"))
+    monkeypatch.chdir(tmp_path)
+    (group,) = read_inputs(["mine"]).groups
+    assert (group.title, len(group.runs)) == ("mine", 2)
+    assert command("other", "-o", "report") == 1
+    assert "other does not exist, nor multirun/other" in capsys.readouterr().err
+
+
 def test_missing_members_are_named(three, tmp_path, capsys):
     for name in ("killed", "failed"):
         (three / name).mkdir()

@@ -21,6 +21,8 @@ from protformer.evaluation.runs import read_metrics
 
 NO_MEMBERS = {"wandb", "csv", "model", "checkpoints"}
 """Folders that a run or a sweep keeps beside its members."""
+SWEEPS = Path("multirun")
+"""Where sweeps lie unless `hydra.sweep.dir` says otherwise, each in a folder of its group's name."""
 LOOSE = "single runs"
 """The title of the comparison of runs that were given one by one."""
 
@@ -92,9 +94,7 @@ class Inputs:
 def read_inputs(sources: Sequence[Path | str]) -> Inputs:
     """Whatever `sources` hold, in their order; each run once. ProtformerError, by name, for what holds nothing."""
     inputs, loose, seen = Inputs(), Group(LOOSE), set()
-    for source in map(Path, sources):
-        if not source.exists():
-            raise ProtformerError(f"{source} does not exist: give folders of runs, of sweeps or of experiments.")
+    for source in map(_found, sources):
         if source.resolve() in seen:
             continue
         seen.add(source.resolve())
@@ -115,6 +115,16 @@ def read_inputs(sources: Sequence[Path | str]) -> Inputs:
         if titles[group.title] > 1 and (group.runs or group.missing):
             group.title = shown_path((group.runs or group.missing)[0].folder.parent)
     return inputs
+
+
+def _found(source: Path | str) -> Path:
+    """The file or folder; a W&B group's name stands for its sweep's folder below `multirun/`."""
+    for path in (Path(source), SWEEPS / source):
+        if path.exists():
+            return path
+    raise ProtformerError(
+        f"{source} does not exist, nor {SWEEPS / source}: give folders of runs, of sweeps or of experiments."
+    )
 
 
 def _read_file(file: Path, inputs: Inputs, loose: Group) -> None:
