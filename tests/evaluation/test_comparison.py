@@ -278,10 +278,23 @@ def test_the_report_is_whole_and_alone(three, tmp_path):
         assert (out / picture).with_suffix(".svg").is_file()
     assert "BID Performer-ReLU | 8.36 | 36.09 %" in told
     assert "arXiv 2009.14794" in page
-    # another report in the same place leaves nothing of this one
+    assert "trained with one seed" in told
+
+
+def test_another_report_in_the_same_place_leaves_nothing_of_the_first(three, tmp_path):
+    out = tmp_path / "report"
+    analysis = Analysis(kind="k", title="T", question="Q?", rows=[{"a": 1}], views=[], columns={"a": "A"})
+    for name in ("earlier", "comparison"):
+        (tmp_path / name).mkdir()
+        write_analysis(analysis, tmp_path / name)
+    assert command(three, tmp_path / "earlier", tmp_path / "comparison", "-o", out) == 0
+    (out / "my.csv").touch()
+    assert (out / "earlier.csv").read_text() == (out / "comparison-2.csv").read_text()
+    assert "my_sweep" in (out / "comparison.csv").read_text()
     other = write_run(tmp_path / "alone", Plan(method="exact"))
     assert command(other, "-o", out) == 0
-    assert not [path for path in out.rglob("*") if "my-sweep" in path.name]
+    assert not [path for path in out.rglob("*") if "my-sweep" in path.name or "earlier" in path.name]
+    assert (out / "my.csv").is_file()
 
 
 def test_an_experiment_is_drawn_from_its_rows_alone(tmp_path):

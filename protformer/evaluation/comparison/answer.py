@@ -25,6 +25,8 @@ def answer(comparison: Comparison) -> list[str]:
             sentences.append(
                 "Without a run of uniform attention, nobody can say what attention is worth at this budget."
             )
+    if reference and others and all(len(arm.runs) == 1 for arm in comparison.arms):
+        sentences.append("Each was trained with one seed: the intervals do not say what another would give.")
     sentences += _beside_floors(comparison, rows)
     return [sentence for sentence in sentences if sentence]
 

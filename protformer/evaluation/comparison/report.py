@@ -72,7 +72,7 @@ def make_report(
     comparisons = [compare(group, name=name, resamples=resamples) for name, group in known]
     analyses = [*inputs.analyses, *((name, benchmark_analysis(rows)) for name, rows in inputs.benchmarks)]
     missing = [member for group in groups for member in group.missing]
-    names = _names([name for name, _ in analyses])
+    names = _names([name for name, _ in analyses], taken=[Path(ROWS).stem])
     analyses = [(name, analysis) for name, (_, analysis) in zip(names, analyses, strict=True)]
     return Report(title or _title(comparisons, analyses), comparisons, analyses, missing)
 
@@ -85,12 +85,12 @@ def _title(comparisons: Sequence[Comparison], analyses: Sequence[tuple[str, Anal
     return analyses[0][1].title if len(analyses) == 1 else f"{len(analyses)} experiments"
 
 
-def _names(titles: Sequence[str]) -> list[str]:
-    """Names that files can be told apart by."""
+def _names(titles: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """Names that files can be told apart by, from one another and from those that are taken."""
     found: list[str] = []
     for title in titles:
         name, number = slug(title), 1
-        while name in found:
+        while name in found or name in taken:
             number += 1
             name = f"{slug(title)}-{number}"
         found.append(name)
@@ -107,17 +107,18 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     sections = report.sections
     charts = [item for section in sections for item in section.content if isinstance(item, Chart)]
     drawn = [path for chart in charts for path in draw(chart, pictures)]
+    tables = {f"{name}.csv": as_csv(analysis.rows) for name, analysis in report.analyses}
     content = _content(report)
-    content["files"] = [str(path.relative_to(folder)) for path in drawn]
+    content["files"] = [*(path.relative_to(folder).as_posix() for path in drawn), *tables]
     texts = {
         PAGE: page,
         TABLES: _markdown(report, sections),
         ROWS: as_csv([row for one in report.comparisons for row in one.rows]),
         CONTENT: json.dumps(json.loads(as_json(content)), indent=1) + "\n",
     }
-    texts |= {f"{name}.csv": as_csv(analysis.rows) for name, analysis in report.analyses}
     if not report.comparisons:
         del texts[ROWS]
+    texts |= tables
     for name, text in texts.items():
         write_text(folder / name, text)
     return [*(folder / name for name in texts), *drawn]
@@ -200,12 +201,12 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _remove_earlier(folder: Path) -> None:
-    """Pictures that the report that stands here lists: one of other runs would leave some behind."""
+    """Pictures and tables that the report that stands here lists: one of other runs would leave some behind."""
     try:
         names = json.loads((folder / CONTENT).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return
-    for name in names if isinstance(names, list) else []:
-        path = folder / PICTURES / Path(str(name)).name
-        if path.suffix in (".png", ".svg"):
-            path.unlink(missing_ok=True)
+    for name in map(str, names if isinstance(names, list) else []):
+        place = {".png": folder / PICTURES, ".svg": folder / PICTURES, ".csv": folder}.get(Path(name).suffix)
+        if place is not None:  # (the last part of the name: whatever it says, nothing outside is touched)
+            (place / Path(name).name).unlink(missing_ok=True)
