@@ -18,6 +18,8 @@ class Attention(nn.Module, ABC):
     """
 
     causal: bool
+    longest: int | None = None
+    """Tokens of the longest segment that it takes; None where any length will do."""
 
     @abstractmethod
     def forward(

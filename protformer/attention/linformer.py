@@ -51,7 +51,7 @@ class LinformerAttention(Attention):
             raise ValueError(f"Linformer attention needs length >= 1 and rank >= 1, not length={length}, rank={rank}")
         self.num_heads = num_heads
         self.head_dim = head_dim
-        self.length = length
+        self.length = self.longest = length
         self.rank = rank
         self.causal = causal
         self.key_projection = nn.Parameter(torch.empty(rank, length))

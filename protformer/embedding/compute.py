@@ -132,7 +132,18 @@ class Embedder:
         def retried() -> None:
             self.retried += 1
 
-        return within_memory(self.run, segments, device=self.device, alone=self._alone, on_retry=retried)
+        return within_memory(
+            self.run, segments, device=self.device, alone=self._alone, refused=self._too_long, on_retry=retried
+        )
+
+    def _too_long(self, one: Packed) -> Made | None:
+        longest = self._model.trunk.encoder.longest
+        if longest is None or len(one.tokens) <= longest:
+            return None
+        return (
+            f"{len(one.tokens) - SPECIALS:,} residues, and this model's attention takes at most"
+            f" {longest - SPECIALS:,}: --on-long window --max-length {longest - SPECIALS} computes windows"
+        )
 
     def _alone(self, one: Packed) -> Made:
         residues = len(one.tokens) - SPECIALS

@@ -72,6 +72,11 @@ class Encoder(nn.Module):
     def attentions(self) -> Sequence[Attention]:
         return [block.attention for block in self.blocks]  # pyright: ignore[reportReturnType]
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest segment that its attention takes; None where any length will do."""
+        return self.attentions[0].longest
+
     def forward(
         self,
         x: Float[Tensor, "total hidden"],

@@ -40,14 +40,21 @@ def within_memory(
     *,
     device: torch.device,
     alone: Callable[[Item], Made],
+    refused: Callable[[Item], Made | None] = lambda item: None,
     on_retry: Callable[[], object] = lambda: None,
 ) -> list[Made]:
     """`run(pack)`, an answer for each item; where the memory of `device` ends, of its halves, down to one item.
 
     Args:
         alone: gives the answer for an item that does not fit by itself.
+        refused: gives the answer for an item that the model cannot take at all; None where it can.
         on_retry: called each time that a pack did not fit.
     """
+    answers = [refused(item) for item in pack]
+    if any(answer is not None for answer in answers):
+        taken = [item for item, answer in zip(pack, answers, strict=True) if answer is None]
+        found = iter(within_memory(run, taken, device=device, alone=alone, on_retry=on_retry) if taken else [])
+        return [next(found) if answer is None else answer for answer in answers]
     made = attempt(run, pack)
     if made is not None:
         return made

@@ -86,7 +86,7 @@ class Pass(NamedTuple):
 
 
 class DoesNotFit(NamedTuple):
-    """In the place of log-probabilities: the pass alone is too large for the device's memory."""
+    """In the place of log-probabilities: the pass alone is too large for the device's memory, or for the model."""
 
     reason: str
 
@@ -129,7 +129,15 @@ def _read(language_model: LanguageModel, pack: list[Pass]) -> list[np.ndarray | 
     def alone(one: Pass) -> np.ndarray | DoesNotFit:
         return DoesNotFit(f"its {len(one.tokens) - 2:,} residues do not fit into the memory of {device}")
 
-    return within_memory(partial(_run, language_model), pack, device=device, alone=alone)
+    def too_long(one: Pass) -> DoesNotFit | None:
+        longest = language_model.model.trunk.encoder.longest
+        if longest is None or len(one.tokens) <= longest:
+            return None
+        return DoesNotFit(
+            f"its {len(one.tokens) - 2:,} residues are more than the {longest - 2:,} that the model's attention takes"
+        )
+
+    return within_memory(partial(_run, language_model), pack, device=device, alone=alone, refused=too_long)
 
 
 @torch.inference_mode()

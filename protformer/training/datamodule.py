@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from protformer.data.batch import Batch, collate, concatenated
 from protformer.data.objectives import Objective
 from protformer.data.packing import PackingPlan
+from protformer.errors import ProtformerError
 
 Index = tuple[int, int, int]  # epoch, optimiser step of the epoch, micro-batch of the step
 
@@ -142,6 +143,26 @@ class PackedDataModule(LightningDataModule):
             )
             for name, objective in objectives.items()
         }
+
+    def refuse_longer(self, longest: int | None) -> None:
+        """ProtformerError where a segment of any split has more than `longest` tokens: before training, not at the
+        step that meets it, nor at the evaluation after hours of training."""
+        if longest is None:
+            return
+        over = [
+            f"{int((plan.lengths > longest).sum()):,} of {len(plan.lengths):,} sequences of {name}"
+            for name, plan in self.plans.items()
+            if plan.longest > longest
+        ]
+        wanted = max(plan.longest for plan in self.plans.values())
+        if self.concatenate is not None and self.concatenate > longest:
+            over.append(f"segments of data.concatenate={self.concatenate}")
+            wanted = max(wanted, self.concatenate)
+        if over:
+            raise ProtformerError(
+                f"This attention takes at most {longest:,} tokens (attention.length), start and end included; longer"
+                f" are {', '.join(over)}: write attention.length={wanted}, or leave them out."
+            )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         trainer = self._trainer()

@@ -78,6 +78,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
         objectives=objectives, seed=seed, **{k: config.data[k] for k in LOADER_KEYS if k in config.data}
     )
     model = build_model(settings, config, task, splits["train"])
+    data.refuse_longer(model.trunk.encoder.longest)
     module = ProteinModule(
         model=model,
         task=task,

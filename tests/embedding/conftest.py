@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from protformer.attention import ExactAttention, FavorAttention
+from protformer.attention import ExactAttention, FavorAttention, LinformerAttention
 from protformer.data.alphabet import TOKENS
 from protformer.features import PositiveFeatures
 from protformer.model import (
@@ -22,6 +22,7 @@ from protformer.model import (
 ATTENTIONS = {
     "performer": lambda **shape: FavorAttention(**shape, features=lambda **s: PositiveFeatures(num_features=8, **s)),
     "exact": lambda **shape: ExactAttention(**shape),
+    "linformer": lambda **shape: LinformerAttention(**shape, length=92, rank=4),
 }
 
 

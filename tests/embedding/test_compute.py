@@ -154,6 +154,17 @@ def test_out_of_memory_halves_and_drops_nothing(error, tiny_model):
             np.testing.assert_allclose(other["mean"], one["mean"], atol=1e-5)
 
 
+def test_what_is_longer_than_the_attention_takes_is_named_and_windows_take_it(tiny_model):
+    model = tiny_model("linformer")
+    found = embedder(model)(SEQUENCES)
+    for length, made in zip(LENGTHS, found, strict=True):
+        if length > 90:
+            assert str(made).startswith(f"{length} residues, and this model's attention takes at most 90: --on-long")
+        else:
+            assert not isinstance(made, str)
+    assert len(vectors(embedder(model, max_length=90), SEQUENCES)) == len(SEQUENCES)
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tiny_model):
     model = tiny_model()
     short_of_memory(model, 110, RuntimeError("a bug"))

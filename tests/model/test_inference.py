@@ -34,6 +34,16 @@ def test_a_pack_that_does_not_fit_is_halved_and_every_item_answered_in_order():
     assert len(retries) == 3
 
 
+def test_what_a_model_cannot_take_is_answered_in_its_place_and_never_run():
+    def run(pack):
+        assert max(pack) <= 10
+        return [str(length) for length in pack]
+
+    for pack, expected in (([4, 11, 5], ["4", "11 refused", "5"]), ([12], ["12 refused"]), ([1], ["1"])):
+        made = within_memory(run, pack, device=CPU, alone=str, refused=lambda x: f"{x} refused" if x > 10 else None)
+        assert made == expected
+
+
 def test_an_error_that_is_not_of_memory_ends_it():
     def run(pack):
         raise RuntimeError("a bug")

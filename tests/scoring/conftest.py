@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from protformer.attention import ExactAttention, FavorAttention
+from protformer.attention import ExactAttention, FavorAttention, LinformerAttention
 from protformer.data.alphabet import TOKENS
 from protformer.features import PositiveFeatures
 from protformer.model import Encoder, LanguageModelHead, ProteinEncoder, ProteinModel, SequenceHead, save_model
@@ -23,6 +23,7 @@ ATTENTIONS = {
     "performer": _performer(causal=False),
     "causal": lambda **shape: ExactAttention(**shape, causal=True),
     "causal performer": _performer(causal=True),
+    "linformer": lambda **shape: LinformerAttention(**shape, length=25, rank=4),
 }
 
 

@@ -140,6 +140,17 @@ def test_memory_that_ends_halves_the_pack_and_names_what_does_not_fit(language_m
             assert other.mean_log_likelihood == pytest.approx(one.mean_log_likelihood, abs=1e-5)
 
 
+def test_proteins_longer_than_the_attention_takes_are_named(language_model):
+    found = list(score_corpus(language_model("linformer"), CORPUS, passes=4))
+    long = [index for index, length in enumerate(LENGTHS) if length > 23]
+    assert long
+    for index, score in enumerate(found):
+        if index in long:
+            assert f"its {LENGTHS[index]} residues are more than the 23" in str(score.failure)
+        elif index != 4:
+            assert score.failure is None
+
+
 def test_numbers_that_are_not_finite_have_no_score(language_model):
     model = language_model()
     with torch.no_grad():

@@ -141,6 +141,8 @@ REFUSED = [
     ("data.train=nothing.fasta", ["nothing.fasta"]),
     ("logger=wandb logger.mode=onlin", ["online, offline"]),
     ("task.rate=2.0", ["rate"]),
+    ("attention=linformer attention.length=10", ["at most 10 tokens", "of train, ", "of valid", "attention.length="]),
+    ("attention=linformer data.concatenate=2000", ["data.concatenate=2000", "attention.length=2000"]),
     ("seed=-1", ["seed=-1", "from 0 to"]),
 ]
 
