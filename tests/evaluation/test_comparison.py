@@ -208,6 +208,7 @@ def test_processes_make_an_arm_of_their_own(three):
     (comparison,) = make_report([three]).comparisons
     assert [arm.label for arm in comparison.arms][:2] == ["exact (processes 1)", "exact (processes 2)"]
     assert {cost["processes"] for cost in comparison.costs} == {1, 2}
+    assert any("CPU time are those of the first" in note for note in comparison.notes)
 
 
 def test_runs_of_an_older_version_are_refused(three):

@@ -205,6 +205,10 @@ def _notes(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list
         values = sorted({str(cost[key]) for cost in costs if cost[key] is not None})
         if len(values) > 1:
             notes.append(f"Times are not of one kind: {len(values)} {word} ({', '.join(values)}).")
+    if any((cost["processes"] or 1) > 1 for cost in costs):
+        notes.append(
+            "Runs of several processes: peak memory and CPU time are those of the first, residues are those of all."
+        )
     commits = sorted({str(cost["commit"]) for cost in costs if cost["commit"]})
     if len(commits) > 1:
         notes.append(f"The runs are of {len(commits)} commits: {', '.join(commits)}.")
