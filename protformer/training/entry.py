@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from protformer.errors import ProtformerError, shown_path
 from protformer.files import write_text
 from protformer.training.launch import finish_logging, launched_outside, resolve_devices, run
 from protformer.training.settings import JobSettings
-from protformer.training.sweep import config_hash, finished_figures, last_checkpoint
+from protformer.training.sweep import claimed, config_hash, finished_figures, last_checkpoint
 
 log = logging.getLogger(__name__)
 GROUPS = (
@@ -64,22 +65,23 @@ def train(config: DictConfig) -> dict[str, Any]:
         overrides=overrides,
         group=_group(hydra, choices, run_dir),
     )
-    if named:
-        done = finished_figures(run_dir)
-        if done is not None:
-            log.info("done already: %s  (%s)", shown_path(run_dir), settings.run_name)
-            return done
-        resumed = last_checkpoint(run_dir)
-        if resumed is not None and settings.config["ckpt_path"] is None:
-            log.info("going on from %s", shown_path(resumed))
-            settings.config["ckpt_path"] = resumed
-    _write_resolved(plain, run_dir)
-    if choices["attention"] == "exact" and settings.chose("features", "redraw"):
-        log.warning("attention=exact has no random features: what you set for features and redraw has no effect.")
-    try:
-        return run(settings, processes, alone=sweeps)
-    finally:
-        finish_logging()
+    with claimed(run_dir) if named and not launched_outside() else nullcontext():
+        if named:
+            done = finished_figures(run_dir)
+            if done is not None:
+                log.info("done already: %s  (%s)", shown_path(run_dir), settings.run_name)
+                return done
+            resumed = last_checkpoint(run_dir)
+            if resumed is not None and settings.config["ckpt_path"] is None:
+                log.info("going on from %s", shown_path(resumed))
+                settings.config["ckpt_path"] = resumed
+        _write_resolved(plain, run_dir)
+        if choices["attention"] == "exact" and settings.chose("features", "redraw"):
+            log.warning("attention=exact has no random features: what you set for features and redraw has no effect.")
+        try:
+            return run(settings, processes, alone=sweeps)
+        finally:
+            finish_logging()
 
 
 def _group(hydra: Any, choices: dict[str, str], run_dir: Path) -> str | None:

@@ -8,17 +8,32 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from protformer.errors import ProtformerError, shown_path
 
 log = logging.getLogger(__name__)
+CLAIM = ".claim"
 # Where things lie and what is logged changes no figure.
 LEFT_OUT = ("hydra", "paths", "logger")
+
+
+try:
+    import fcntl
+except ImportError:  # Windows: there nothing keeps two apart
+
+    def lock(file: IO[str]) -> None:
+        """Nothing."""
+else:
+
+    def lock(file: IO[str]) -> None:
+        """Hold it until it is closed; OSError where another process does."""
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -43,6 +58,22 @@ def register_resolver() -> None:
         return config_hash({str(k): v for k, v in plain.items()})
 
     OmegaConf.register_new_resolver("config_hash", resolve, replace=True)
+
+
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[None]:
+    """One process at a time runs a member: two sweeps of one line would write each other's checkpoints. The claim ends
+    with the process, however that ends. ProtformerError where another holds it."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / CLAIM).open("w") as file:
+        try:
+            lock(file)
+        except OSError as error:
+            raise ProtformerError(
+                f"Another process is running this member ({shown_path(run_dir)}): let it end; run again, this line"
+                " takes its figures."
+            ) from error
+        yield
 
 
 def finished_figures(run_dir: Path) -> dict[str, Any] | None:

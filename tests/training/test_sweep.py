@@ -17,7 +17,7 @@ from test_distributed import fasta  # noqa: F401
 
 from protformer.errors import ProtformerError
 from protformer.training import entry
-from protformer.training.sweep import config_hash, finished_figures, register_resolver
+from protformer.training.sweep import claimed, config_hash, finished_figures, register_resolver
 
 LINE = [
     "experiment=compare_attention", "method=exact,performer_relu", "seed=0", "model=tiny", "logger=none", "trainer=cpu",
@@ -79,6 +79,26 @@ def test_members_are_skipped_when_done_and_resumed_when_not(train_py, monkeypatc
     started.clear()
     assert train_py([*line, "trainer.max_steps=13"]) == 0
     assert len(started) == 2
+
+
+def test_two_processes_never_run_one_member(tmp_path):
+    hold = (
+        "import sys, time; from pathlib import Path; from protformer.training.sweep import claimed\n"
+        "with claimed(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    )
+    member = tmp_path / "0123456789ab"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(member)], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ProtformerError, match=r"Another process is running this member .*0123456789ab"),
+        claimed(member),
+    ):
+        pass
+    other.kill()  # and its claim ends, with no word of it
+    other.wait()
+    with claimed(member):
+        pass
 
 
 def sweep(folder: Path, data: list[str], *overrides: str) -> subprocess.Popen[str]:
