@@ -84,6 +84,17 @@ def run_members(members: Sequence[Member], settings: JobSettings, *, own_key: st
     return ended
 
 
+def require_all(ended: Sequence[Ended], rows: Path) -> None:
+    """ProtformerError, so that the command line ends as failed, where a member did; after `rows` have been written."""
+    failed = [one for one in ended if one.reason is not None]
+    if failed:
+        raise ProtformerError(
+            f"{len(failed)} of {len(ended)} members failed: {', '.join(one.member.label for one in failed)}. The first:"
+            f" {failed[0].reason} The rows of the others are in {shown_path(rows)}; the same line takes them as they"
+            " are and runs these again."
+        )
+
+
 def failures(ended: Sequence[Ended]) -> list[str]:
     """A note for each member that failed."""
     return [f"{one.member.label} did not end: {one.reason}" for one in ended if one.reason is not None]
@@ -140,5 +151,7 @@ def _run(folder: Path, line: Sequence[str]) -> str | None:
 
 
 def _environment() -> Mapping[str, str]:
-    # What a launcher told this process of itself is not true of its children.
-    return {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    # What a launcher told this process of itself is not true of its children; and they are to fail in a sentence,
+    # though Hydra hands on the errors of the command line that runs (`training.sentences`).
+    own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "HYDRA_FULL_ERROR")
+    return {k: v for k, v in os.environ.items() if k not in own}

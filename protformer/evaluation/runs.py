@@ -18,4 +18,59 @@ def read_metrics(run: Path | str) -> dict[str, Any]:
         raise ProtformerError(f"{file} is not JSON ({error}).") from error
     if not isinstance(content, dict) or "sets" not in content:
         raise ProtformerError(f"{file} is no metrics.json of protformer: it names no evaluation sets.")
+    wrong = _what_is_wrong(content)
+    if wrong:
+        raise ProtformerError(f"{file} is damaged ({wrong}): restore it, or remove it and run this run again.")
     return content
+
+
+def _what_is_wrong(content: dict[str, Any]) -> str | None:
+    """The first part that is not of the kind that training writes."""
+    sets = content["sets"]
+    if not isinstance(sets, dict):
+        return "sets"
+    for name, found in sets.items():
+        if not isinstance(found, dict):
+            return f"sets.{name}"
+        by_bin = found.get("by_bin", {})
+        if not isinstance(by_bin, dict) or not all(isinstance(part, dict) for part in by_bin.values()):
+            return f"sets.{name}.by_bin"
+        for part in (found, *by_bin.values()):
+            rows = part.get("rows")
+            if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
+                return f"sets.{name}.rows"
+    for key in ("comparison", "training", "measured"):
+        if not isinstance(content.get(key, {}), dict):
+            return key
+    if not _is_number(content.get("seed", 0)):
+        return "seed"
+    for key in ("data", "task", "budget"):
+        if not isinstance(content.get("comparison", {}).get(key, {}), dict):
+            return f"comparison.{key}"
+    numbers = ("residues", "seconds", "cpu_seconds", "optimiser_steps", "peak_memory_bytes")
+    for key in numbers:
+        if not _is_number(content.get("training", {}).get(key, 0)):
+            return f"training.{key}"
+    curve = content.get("curve", [])
+    if not isinstance(curve, list) or not all(_is_point(point) for point in curve):
+        return "curve"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_row(row: Any) -> bool:
+    """A model or floor with its figures; one that could not be computed is null (JSON has no NaN)."""
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not isinstance(row.get("figures"), dict):
+        return False
+    return all(value is None or _is_number(value) for value in row["figures"].values())
+
+
+def _is_point(point: Any) -> bool:
+    return (
+        isinstance(point, dict)
+        and isinstance(point.get("figures"), dict)
+        and all(_is_number(point.get(key)) for key in ("step", "residues", "seconds"))
+    )

@@ -35,9 +35,12 @@ class Throughput(Callback):
     """Logs residues per second (all ranks, training steps alone) and peak memory; keeps totals for the report.
 
     `cpu_seconds` are those of this process, over all its threads: on a shared machine they say more than the clock.
+    `whole_seconds` are those of the whole of `fit`, validation included; of a resumed run, with those before.
     """
 
     def __init__(self) -> None:
+        self._whole_before = 0.0
+        self._fit_started = self._fit_ended = 0.0
         self.residues = 0
         self.seconds = 0.0
         self.cpu_seconds = 0.0
@@ -62,8 +65,18 @@ class Throughput(Callback):
         if interval and done % (interval * trainer.accumulate_grad_batches) == 0:
             self.flush(trainer, pl_module)
 
+    @property
+    def whole_seconds(self) -> float:
+        """Until now, or until `fit` ended."""
+        return self._whole_before + (self._fit_ended or time.perf_counter()) - self._fit_started
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._fit_started, self._fit_ended = time.perf_counter(), 0.0
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.flush(trainer)
+        self._fit_ended = time.perf_counter()
 
     def flush(self, trainer: Trainer, pl_module: LightningModule | None = None) -> None:
         """Add what was counted since the last call to the totals, and log its rate to `pl_module`; collective."""
@@ -88,12 +101,18 @@ class Throughput(Callback):
             checkpoint["callbacks"][self.state_key] = self.state_dict()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"residues": self.residues, "seconds": self.seconds, "cpu_seconds": self.cpu_seconds}
+        return {
+            "residues": self.residues,
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "whole_seconds": self.whole_seconds,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.residues = int(state_dict["residues"])
         self.seconds = float(state_dict["seconds"])
         self.cpu_seconds = float(state_dict["cpu_seconds"])
+        self._whole_before = float(state_dict.get("whole_seconds", self.seconds))  # (older checkpoints: of steps alone)
 
 
 class ReturnMemory(Callback):

@@ -14,7 +14,7 @@ from protformer.errors import ProtformerError, shown_path
 from protformer.files import write_text
 from protformer.training.launch import finish_logging, launched_outside, resolve_devices, run
 from protformer.training.settings import JobSettings
-from protformer.training.sweep import claimed, config_hash, finished_figures, last_checkpoint
+from protformer.training.sweep import FAILURE, TRACEBACK, claimed, config_hash, finished_figures, last_checkpoint
 
 log = logging.getLogger(__name__)
 GROUPS = (
@@ -79,9 +79,12 @@ def train(config: DictConfig) -> dict[str, Any]:
         if choices["attention"] == "exact" and settings.chose("features", "redraw"):
             log.warning("attention=exact has no random features: what you set for features and redraw has no effect.")
         try:
-            return run(settings, processes, alone=sweeps)
+            figures = run(settings, processes, alone=sweeps)
         finally:
             finish_logging()
+        for told in (FAILURE, TRACEBACK):
+            (run_dir / told).unlink(missing_ok=True)
+        return figures
 
 
 def _group(hydra: Any, choices: dict[str, str], run_dir: Path) -> str | None:

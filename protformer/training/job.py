@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -110,9 +109,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
             rows[evaluation].append(row)
         if rows.get("valid"):
             curve.start(rows["valid"][0].figures)
-    started = time.monotonic()
     trainer.fit(module, datamodule=data, ckpt_path=_checkpoint_path(config), weights_only=True)
-    seconds = time.monotonic() - started
     checkpoints = [c for c in callbacks if isinstance(c, ModelCheckpoint)]
     trainer.save_checkpoint(run_dir / "checkpoints" / "last.ckpt", weights_only=False)
     weights = choose_weights(config, trainer, module, data, checkpoints, monitor)
@@ -142,7 +139,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
             details=module.details,
             bins=bins,
             curve=curve.points,
-            training=training_figures(trainer, throughput, seconds, model.trunk.encoder.draw),
+            training=training_figures(trainer, throughput, model.trunk.encoder.draw),
             weights=weights,
         )
         write_record(run)

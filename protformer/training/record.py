@@ -45,12 +45,12 @@ class Finished:
     weights: str
 
 
-def training_figures(trainer: Trainer, throughput: Throughput, seconds: float, redraws: int) -> dict[str, Any]:
-    """Cost of the training; `seconds` are those of `fit`, validation included."""
+def training_figures(trainer: Trainer, throughput: Throughput, redraws: int) -> dict[str, Any]:
+    """Cost of the training; `seconds` are those of `fit`, validation and interrupted attempts included."""
     return {
         "optimiser_steps": trainer.global_step,
         "residues": throughput.residues,
-        "seconds": seconds,
+        "seconds": throughput.whole_seconds,
         "cpu_seconds": throughput.cpu_seconds,
         "residues_per_second": throughput.residues / max(throughput.seconds, 1e-9),
         "peak_memory_bytes": peak_memory_bytes(trainer.strategy.root_device),

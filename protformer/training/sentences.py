@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from protformer.errors import ProtformerError, shown_path
 from protformer.training.command_line import Grounds, check_values, explain
-from protformer.training.sweep import is_config_hash
+from protformer.training.sweep import FAILURE, TRACEBACK, is_config_hash
 
 SHOW = "HYDRA_FULL_ERROR=1 python train.py ... shows the traceback"
 UNEXPECTED = r"^(\S+?)(?:\.__init__)?\(\) got an unexpected keyword argument '(\w+)'"
@@ -162,7 +162,10 @@ def _launched_elsewhere() -> bool:
 def _tell_failure(error: Exception) -> str:
     """Say it, and keep it where failures are kept."""
     hydra = HydraConfig.get()
-    text = explained(error, Path(hydra.runtime.output_dir))
+    run_dir = Path(hydra.runtime.output_dir)
+    text = explained(error, run_dir)
+    with suppress(OSError):  # (`protformer compare` names what is missing with it)
+        (run_dir / FAILURE).write_text(text + "\n", encoding="utf-8")
     number, overrides = 0, ""
     if hydra.mode == RunMode.MULTIRUN:
         number, overrides = int(hydra.job.num), " ".join(hydra.overrides.task)
@@ -179,7 +182,7 @@ def explained(error: Exception, run_dir: Path) -> str:
 
 
 def _keep_traceback(error: Exception, run_dir: Path) -> str:
-    path = run_dir / "traceback.txt"
+    path = run_dir / TRACEBACK
     try:
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
     except OSError:

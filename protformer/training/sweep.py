@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from zipfile import is_zipfile
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +20,9 @@ from protformer.errors import ProtformerError, shown_path
 
 log = logging.getLogger(__name__)
 CLAIM = ".claim"
+FAILURE = "failure.txt"
+TRACEBACK = "traceback.txt"
+"""What a job that failed said, and where in the code; gone when it has run to its end."""
 # Where things lie and what is logged changes no figure.
 LEFT_OUT = ("hydra", "paths", "logger")
 
@@ -84,7 +88,7 @@ def finished_figures(run_dir: Path) -> dict[str, Any] | None:
     try:
         sets = json.loads(record.read_text(encoding="utf-8"))["sets"]
         return {name: found["rows"][-1]["figures"] for name, found in sets.items()}
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ProtformerError(
             f"{shown_path(record)} is damaged ({error!r}): remove it to run this member again."
         ) from error
@@ -93,4 +97,10 @@ def finished_figures(run_dir: Path) -> dict[str, Any] | None:
 def last_checkpoint(run_dir: Path) -> str | None:
     """Where a member that was interrupted in this folder goes on; None where it starts."""
     checkpoint = run_dir / "checkpoints" / "last.ckpt"
-    return str(checkpoint) if checkpoint.is_file() else None
+    if not checkpoint.is_file():
+        return None
+    if not is_zipfile(checkpoint):  # what PyTorch writes
+        raise ProtformerError(
+            f"{shown_path(checkpoint)} is damaged: remove it, and this member starts anew, or put back a whole one."
+        )
+    return str(checkpoint)

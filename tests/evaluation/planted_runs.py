@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
+from protformer.cli.main import main
+
 BINS = ("nohit", "remote", "homolog")
 CLASSES = {"exact": "ExactAttention", "uniform": "UniformAttention", "performer": "FavorAttention"}
 
@@ -139,3 +141,15 @@ def _write_table(path: Path, lines: list[tuple]) -> None:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("set", "id", "bin", "targets", "nll", "correct"))
         writer.writerows((*row[:4], f"{row[4]:.6f}", row[5]) for row in lines)
+
+
+def sweep(folder: Path, *plans: Plan) -> Path:
+    """A run for each plan, as members of a sweep."""
+    for number, plan in enumerate(plans):
+        write_run(folder / f"member{number}", plan)
+    return folder
+
+
+def command(*words: object) -> int:
+    """The exit code of `protformer compare WORDS`."""
+    return main(["compare", *map(str, words), "--no-wandb"])

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planted_runs import Plan, write_run
+from planted_runs import Plan, command, sweep, write_run
 
-from protformer.cli.main import main
 from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View, write_analysis
 from protformer.evaluation.comparison import compare, make_report, write_report
+from protformer.evaluation.comparison.answer import answer
 from protformer.evaluation.comparison.charts import Chart
 from protformer.evaluation.comparison.comparability import arms_of, differing_knobs
 from protformer.evaluation.comparison.page import as_json
@@ -22,16 +22,6 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
 EVIL = "</script><img src=x onerror=alert(1)> & 'a' \"b\" | c"
-
-
-def sweep(folder: Path, *plans: Plan) -> Path:
-    for number, plan in enumerate(plans):
-        write_run(folder / f"member{number}", plan)
-    return folder
-
-
-def command(*words: object) -> int:
-    return main(["compare", *map(str, words), "--no-wandb"])
 
 
 @pytest.fixture(autouse=True)
@@ -132,41 +122,30 @@ def test_each_sweep_is_a_comparison_and_single_runs_are_one(three, tmp_path):
     )
 
 
-def test_a_group_is_found_by_its_name(tmp_path, monkeypatch, capsys):
-    sweep(tmp_path / "multirun" / "mine", Plan(method="exact"), Plan(method="uniform"))
-    monkeypatch.chdir(tmp_path)
-    (group,) = read_inputs(["mine"]).groups
-    assert (group.title, len(group.runs)) == ("mine", 2)
-    assert command("other", "-o", "report") == 1
-    assert "other does not exist, nor multirun/other" in capsys.readouterr().err
+def test_pictures_of_two_comparisons_stand_beside_each_other(three, tmp_path):
+    other = sweep(tmp_path / "other", Plan(method="exact", steps=7), Plan(method="uniform", steps=7))
+    out = tmp_path / "report"
+    assert command(three, other, "-o", out) == 0
+    files = json.loads((out / "comparison.json").read_text())["files"]
+    assert len(files) == len(set(files))
+    for title, name in (("my_sweep", "my-sweep"), ("other", "other")):
+        told = (out / "comparison.md").read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        pictures = re.findall(r"\]\(pictures/(.*?)\)", told)
+        assert pictures
+        assert all(picture.startswith(f"{name}-") for picture in pictures)
 
 
-def test_missing_members_are_named(three, tmp_path, capsys):
-    for name in ("killed", "failed"):
-        (three / name).mkdir()
-        (three / name / "config.yaml").write_text("seed: 0\n")
-    (three / "failed" / "traceback.txt").write_text("Error")
-    (three / "empty").mkdir()
-    assert command(three, "-o", tmp_path / "report") == 0
-    out = re.sub(r"\s+", " ", capsys.readouterr().out)
-    page, told = ((tmp_path / "report" / name).read_text() for name in ("index.html", "comparison.md"))
-    for name in ("killed", "failed", "empty"):
-        assert f"{name} (" in out
-        assert f"{name} (" in told
-        assert f"{name} (" in page
-    assert "traceback.txt" in told
-    content = json.loads((tmp_path / "report" / "comparison.json").read_text())
-    assert len(content["comparisons"][0]["missing"]) == 3
+def test_runs_without_counts_have_a_report(tmp_path):
+    folder = sweep(tmp_path / "bare", Plan(method="exact"), Plan(method="uniform"))
+    for file in folder.glob("*/per_protein.tsv"):
+        file.unlink()
+    assert command(folder, "-o", tmp_path / "report") == 0
 
 
-def test_nothing_that_ended_is_refused(tmp_path, capsys):
-    (tmp_path / "sweep" / "one").mkdir(parents=True)
-    (tmp_path / "sweep" / "one" / "config.yaml").write_text("seed: 0\n")
-    assert command(tmp_path / "sweep", "-o", tmp_path / "report") == 1
-    assert "one" in capsys.readouterr().err
-    (tmp_path / "nothing").mkdir()
-    assert command(tmp_path / "nothing", "-o", tmp_path / "report") == 1
-    assert "holds no run" in capsys.readouterr().err
+def test_a_report_that_cannot_be_written_is_a_sentence(three, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command(three, "-o", tmp_path / "file" / "report") == 1
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_settings_of_one_method_make_arms_of_their_own(tmp_path):
@@ -194,7 +173,7 @@ def test_knobs_beside_the_attention_are_pointed_out(three):
     config["optimizer"] = {"lr": 0.01}
     file.write_text(yaml.safe_dump(config))
     (comparison,) = make_report([three]).comparisons
-    assert any("Besides the attention, these settings differ: optimizer.lr" in note for note in comparison.notes)
+    assert any("differ in more than their attention (optimizer.lr" in sentence for sentence in answer(comparison))
 
 
 def test_one_run_twice_is_no_second_seed(three, tmp_path):
@@ -211,21 +190,14 @@ def test_processes_make_an_arm_of_their_own(three):
     assert any("CPU time are those of the first" in note for note in comparison.notes)
 
 
-def test_runs_of_an_older_version_are_refused(three):
-    file = three / "member0" / "metrics.json"
-    metrics = json.loads(file.read_text())
-    del metrics["comparison"]
-    file.write_text(json.dumps(metrics))
-    with pytest.raises(ProtformerError, match=r"member0: its metrics\.json has no comparison"):
-        make_report([three])
-
-
 def test_odd_ids_are_joined(tmp_path):
-    odd = ['a"b', "a\tb", "'", "", "=1+1", "ünïcode", "same", "same"]
-    plans = [Plan(method=m, nll=n, proteins=8, ids=odd.__getitem__) for m, n in (("exact", 2.8), ("uniform", 2.9))]
+    odd = ['a"b', "a\tb", "'", "", "=1+1", "ünïcode", "same", "same", "../x", "<b>", "|"]
+    plans = [
+        Plan(method=m, nll=n, proteins=len(odd), ids=odd.__getitem__) for m, n in (("exact", 2.8), ("uniform", 2.9))
+    ]
     (comparison,) = make_report([sweep(tmp_path / "odd", *plans)]).comparisons
     uniform = next(r for r in comparison.rows if r["method"] == "uniform" and r["set"] == "test")
-    assert uniform["proteins"] == 8
+    assert uniform["proteins"] == len(odd)
     assert uniform["gap"] == pytest.approx(0.1, abs=0.03)
     keys = read_run(tmp_path / "odd" / "member0").proteins["test"].keys
     assert sorted(identity for identity, _ in keys) == sorted(odd)

@@ -12,7 +12,7 @@ from protformer.evaluation.comparison import compare
 from protformer.evaluation.comparison.answer import answer
 from protformer.evaluation.comparison.comparability import arms_of
 from protformer.evaluation.comparison.reading import Group, Proteins, Run, read_run
-from protformer.evaluation.comparison.statistics import Resampled, interval, set_rows, spread
+from protformer.evaluation.comparison.statistics import Resampled, in_order_of_novelty, interval, set_rows, spread
 from protformer.evaluation.headlines import HEADLINES
 
 EXACT, UNIFORM = 2.80, 2.83
@@ -198,3 +198,29 @@ def test_spread_over_seeds():
 def test_draws_without_a_value_widen_both_ends():
     values = np.concatenate([[1.0], np.linspace(0, 2, 90), np.full(10, np.nan)])
     assert interval(values) == (1.0, -np.inf, np.inf)
+
+
+def test_bins_stand_in_the_order_of_novelty_whatever_their_names_go_on_with():
+    names = ["homolog_id30_cov80", "mid_id30_qcov50", "nohit", "close_id50_qcov50", "remote_id20", "middling"]
+    expected = ["nohit", "remote_id20", "mid_id30_qcov50", "close_id50_qcov50", "homolog_id30_cov80", "middling"]
+    assert in_order_of_novelty(names) == expected
+
+
+def test_few_proteins_have_figures_without_intervals(tmp_path):
+    plans = [Plan(method=m, nll=n, proteins=5, seed=s) for m, n in (("exact", 2.8), ("uniform", 2.9)) for s in (0, 1)]
+    for row in compare(group(tmp_path, plans)).rows:
+        if row["kind"] == "method" and row["set"] == "test":
+            assert row["perplexity_mask"] > 1
+            assert not {"perplexity_mask_low", "perplexity_mask_difference_low", "gap", "share"} & row.keys()
+
+
+def test_intervals_end_where_figures_can():
+    draws = np.array([0.03, -0.01, 0.02, 0.05, 1.2])
+    assert interval(draws, least=0.0, most=1.0) == (0.03, 0.0, 1.0)
+
+
+def test_without_a_plain_run_of_uniform_the_answer_does_not_say_that_there_is_none(tmp_path):
+    plans = [Plan(method="exact"), *(Plan(method="uniform", config={"optimizer": {"lr": lr}}) for lr in (0.1, 0.2))]
+    told = " ".join(answer(compare(group(tmp_path, plans))))
+    assert "Without a run of uniform" not in told
+    assert "differ in more than their attention (optimizer.lr)" in told

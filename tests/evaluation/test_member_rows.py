@@ -13,6 +13,7 @@ from protformer.evaluation.downstream.tasks import downstream_task
 from protformer.evaluation.members import Ended, Member
 from protformer.evaluation.recall import experiment as recall
 from protformer.evaluation.transfer import experiment as transfer
+from protformer.training.settings import JobSettings
 
 
 def metrics_of(sets: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -135,3 +136,19 @@ def test_a_scratch_member_has_its_task_method_and_budget(tmp_path):
     )
     assert f"data.valid={tmp_path}/localization/val.csv.gz" in member.overrides
     assert about["mode"] == "scratch"
+
+
+def test_transfer_is_of_weights_of_exact_attention(monkeypatch):
+    trunk = {"attention": {"name": "UniformAttention"}}
+    monkeypatch.setattr(
+        "protformer.evaluation.transfer.experiment.read_config", lambda folder: {"model": {"trunk": trunk}}
+    )
+    chosen = {"model": "runs/uniform", "features": ["positive"], "num_features": [16], "scratch": False}
+    with pytest.raises(ProtformerError, match=r"runs/uniform.*not trained with exact attention but with Uniform"):
+        transfer.run(JobSettings(config={"transfer": chosen}, run_dir="."))
+
+
+@pytest.mark.parametrize("methods", [[], "exact"])
+def test_recall_wants_a_list_of_methods(methods):
+    with pytest.raises(ProtformerError, match=r"recall\.methods=\[exact,"):
+        recall.run(JobSettings(config={"recall": {"methods": methods}}, run_dir="."))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from protformer.errors import ProtformerError
-from protformer.evaluation.members import Member, failures, run_members
+from protformer.evaluation.members import Member, failures, require_all, run_members
 from protformer.training.settings import JobSettings
 
 # What a training run leaves, in a second's fraction: it says how it was called, or fails where it is told to.
@@ -71,6 +71,22 @@ def test_a_failure_is_named_and_the_others_go_on(settings):
     assert failures(ended) == ["broken did not end: protformer: the method is broken"]
     assert ended[1].metrics is not None
     assert json.loads((ended[0].folder / "member.json").read_text())[-1] == "method=broken"
+
+
+def test_an_experiment_with_a_failed_member_fails_after_its_rows_are_written(settings, tmp_path):
+    rows = tmp_path / "rows.json"
+    ended = run_members([Member("broken", ("method=broken",)), Member("a", ())], settings, own_key="mine")
+    with pytest.raises(ProtformerError, match=r"1 of 2 members failed: broken\. .*method is broken.*rows\.json"):
+        require_all(ended, rows)
+    require_all(ended[1:], rows)
+
+
+def test_members_fail_in_sentences_though_hydra_hands_on_the_errors_of_the_experiment(settings, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    script = Path(settings.run_dir).parent / "train.py"
+    script.write_text("import os\n" + TRAIN + "(folder / 'environment').write_text(' '.join(os.environ))")
+    [one] = run_members([Member("a", ())], settings, own_key="mine")
+    assert "HYDRA_FULL_ERROR" not in (one.folder / "environment").read_text().split()
 
 
 def test_no_member_at_all_is_an_error(settings):

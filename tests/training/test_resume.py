@@ -6,6 +6,7 @@ from helpers import random_corpus, train
 
 from protformer.data.packing import PackingPlan
 from protformer.features import OptimalPositiveFeatures, PositiveFeatures
+from protformer.training.callbacks import Throughput
 from protformer.training.redraw import RedrawFeatures
 
 
@@ -26,6 +27,9 @@ def test_resumed_equals_uninterrupted(tmp_path, where, accumulate):
     resumed, module_again, trainer = train(tmp_path, ckpt_path=tmp_path / "saved.ckpt", **options)
     assert trainer.global_step == 10
     assert resumed == {s: whole[s] for s in range(step + 1, 11)}  # to the bit
+    saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["callbacks"]["Throughput"]
+    (throughput,) = [callback for callback in trainer.callbacks if isinstance(callback, Throughput)]
+    assert throughput.whole_seconds > saved["whole_seconds"] > saved["seconds"] > 0
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, module_again.state_dict()[name]), name
 

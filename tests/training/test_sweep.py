@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_a_folder_without_a_record_has_yet_to_run_and_a_damaged_one_is_named(tmp
         finished_figures(tmp_path)
 
 
-def test_members_are_skipped_when_done_and_resumed_when_not(train_py, monkeypatch, tmp_path):  # noqa: F811
+def test_members_are_skipped_when_done_and_resumed_when_not(train_py, monkeypatch, capsys, tmp_path):  # noqa: F811
     started = []
 
     def run(settings, processes, *, alone):
@@ -69,8 +70,14 @@ def test_members_are_skipped_when_done_and_resumed_when_not(train_py, monkeypatc
     )
     (folders[0] / "metrics.json").write_text('{"sets": {}}')
     (folders[1] / "checkpoints").mkdir()
-    (folders[1] / "checkpoints" / "last.ckpt").touch()
+    checkpoint = folders[1] / "checkpoints" / "last.ckpt"
+    checkpoint.touch()
     started.clear()
+    assert train_py(line) == 1
+    assert "last.ckpt is damaged: remove it" in capsys.readouterr().err
+    assert "is damaged" in (folders[1] / "failure.txt").read_text()
+    with ZipFile(checkpoint, "w"):  # as PyTorch's are
+        pass
     assert train_py(line) == 0
     ((settings, _),) = started
     assert settings.config["ckpt_path"] == str(folders[1] / "checkpoints" / "last.ckpt")

@@ -1,7 +1,7 @@
 """What a comparison says, in one to three sentences that its figures bear out: the first thing that a reader sees."""
 
 from protformer.evaluation.comparison.comparability import Arm
-from protformer.evaluation.comparison.comparison import Comparison, listed
+from protformer.evaluation.comparison.comparison import Comparison, beside_the_attention, listed
 from protformer.evaluation.comparison.statistics import Row, plain_arm
 from protformer.evaluation.methods import FLOOR, REFERENCE
 
@@ -21,10 +21,11 @@ def answer(comparison: Comparison) -> list[str]:
         sentences += _gap(rows, reference, floor, others)
     elif reference and others:
         sentences.append(_from_reference(comparison, rows, others))
-        if comparison.headline.is_perplexity and not floor:
+        if comparison.headline.is_perplexity and not any(arm.method == FLOOR for arm in comparison.arms):
             sentences.append(
                 "Without a run of uniform attention, nobody can say what attention is worth at this budget."
             )
+    sentences.append(beside_the_attention(comparison.knobs) or "")
     if reference and others and all(len(arm.runs) == 1 for arm in comparison.arms):
         sentences.append("Each was trained with one seed: the intervals do not say what another would give.")
     sentences += _beside_floors(comparison, rows)

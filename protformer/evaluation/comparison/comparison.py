@@ -69,12 +69,12 @@ def compare(group: Group, *, name: str = "comparison", resamples: int = 2000) ->
     headline = headline_of(group.runs[0].metrics)
     if headline is None:
         raise ProtformerError(f"{group.runs[0].name}: its metrics.json has no figure that this version can compare.")
-    sets = [name for name in group.runs[0].metrics["sets"] if trained_figures(group.runs[0], name)]
+    sets = [one for one in group.runs[0].metrics["sets"] if trained_figures(group.runs[0], one)]
     rows = []
-    for name in sets:
-        rows += [{"comparison": group.title, **row} for row in set_rows(arms, name, headline, resamples=resamples)]
-        rows += [{"comparison": group.title, **row} for row in _floors(arms, name, headline)]
-        _add_before(rows, arms, name, headline)
+    for of_set in sets:
+        rows += [{"comparison": group.title, **row} for row in set_rows(arms, of_set, headline, resamples=resamples)]
+        rows += [{"comparison": group.title, **row} for row in _floors(arms, of_set, headline)]
+        _add_before(rows, arms, of_set, headline)
     return Comparison(
         title=group.title,
         name=name,
@@ -218,10 +218,16 @@ def _notes(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list
         extras = {arm.label: arm.runs[0].metrics.get("parameters_of_attention") or 0 for arm in arms}
         told = [f"{label} has {count:,}" for label, count in extras.items() if count]
         notes.append(f"Parameters of the attention itself, beyond those all methods share: {listed(told)}.")
-    other = [knob.key for knob in differing_knobs(arms) if not knob.is_attention]
-    if other:
-        notes.append(f"Besides the attention, these settings differ: {listed(other[:12])}{' ...' * (len(other) > 12)}.")
     return notes
+
+
+def beside_the_attention(knobs: Sequence[Knob]) -> str | None:
+    """A sentence where methods differ in more than their attention: no difference is then the attention's alone."""
+    other = [knob.key for knob in knobs if not knob.is_attention]
+    if not other:
+        return None
+    told = f"{listed(other[:12])}{' ...' * (len(other) > 12)}"
+    return f"These runs differ in more than their attention ({told}), so no difference can be laid to it alone."
 
 
 def listed(words: Sequence[str]) -> str:

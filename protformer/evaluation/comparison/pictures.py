@@ -309,11 +309,27 @@ def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+TIMED = ("single", "crossover", "pack")
+"""Kinds of rows that a picture against length shows (`growth` is `single` again, with its slope)."""
+
+
+def _left_out(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lengths: dict[str, list[int]] = {}
+    for row in rows:
+        lengths.setdefault(canonical(row["implementation"]), []).append(row["length"])
+    told = [f"{who} at {', '.join(f'{n:,}' for n in sorted(set(found)))} tokens" for who, found in lengths.items()]
+    reasons = sorted({str(row["reason"]) for row in rows if row["reason"]})
+    return [f"Not timed: {'; '.join(told)}{f' ({reasons[0]})' if len(reasons) == 1 else ''}."]
+
+
 def benchmark_analysis(rows: Sequence[dict[str, Any]]) -> Analysis:
     """Rows of `protformer benchmark attention --json`, as an experiment's: single sequences that were timed."""
     timed = []
+    late = [row for row in rows if row["kind"] in TIMED and row["ms"] is None]
     for row in rows:
-        if row["kind"] != "single" or row["ms"] is None:
+        if row["kind"] not in TIMED or row["ms"] is None:
             continue
         method = canonical(row["implementation"])
         features = f", {row['features']} features" if row.get("features") else ""
@@ -322,11 +338,12 @@ def benchmark_analysis(rows: Sequence[dict[str, Any]]) -> Analysis:
             "ms_low": row["ms_min"], "ms_high": row["ms_max"],
             "peak_mb": row["peak_bytes"] / 1e6 if row.get("peak_bytes") else None,
             "tokens_per_second": row.get("tokens_per_second"),
-            "what": f"{row['dtype']}, {row['direction'].replace('_', ' + ')}{', causal' if row['causal'] else ''}",
+            "what": f"{row['dtype']}, {row['direction'].replace('_', ' + ')}{', causal' if row['causal'] else ''}"
+            + (f", packs of {row['segments']} sequences" if row["kind"] == "pack" else ""),
             "threads": row["threads"],
         })  # fmt: skip
-    shared: dict[str, Any] = {"x": "length", "x_label": "tokens of one sequence", "x_scale": "log", "y_scale": "log",
-                              "line": "who", "panel": "what"}  # fmt: skip
+    shared: dict[str, Any] = {"x": "length", "x_label": "tokens of a sequence, or of a pack in all",
+                              "x_scale": "log", "y_scale": "log", "line": "who", "panel": "what"}  # fmt: skip
     first = rows[0] if rows else {}
     return Analysis(
         kind="attention benchmark",
@@ -342,6 +359,6 @@ def benchmark_analysis(rows: Sequence[dict[str, Any]]) -> Analysis:
             "ms": "median milliseconds of a call",
             "peak_mb": "peak memory beside inputs and outputs, MB", "tokens_per_second": "tokens a second",
         },
-        notes=[f"{first['heads']} heads of {first['dim']}."] if "heads" in first else [],
+        notes=[f"{first['heads']} heads of {first['dim']}."] * ("heads" in first) + _left_out(late),
         measured={k: first[k] for k in ("hardware", "versions", "commit", "time") if k in first},
     )  # fmt: skip

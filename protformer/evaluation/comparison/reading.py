@@ -18,9 +18,12 @@ from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.analysis import Analysis, read_analysis
 from protformer.evaluation.attention_benchmark import read_rows
 from protformer.evaluation.runs import read_metrics
+from protformer.training.sweep import FAILURE
 
 NO_MEMBERS = {"wandb", "csv", "model", "checkpoints"}
 """Folders that a run or a sweep keeps beside its members."""
+REPORT = "comparison.json"
+"""A folder with this file is a report, and no run that did not end."""
 SWEEPS = Path("multirun")
 """Where sweeps lie unless `hydra.sweep.dir` says otherwise, each in a folder of its group's name."""
 LOOSE = "single runs"
@@ -95,7 +98,7 @@ def read_inputs(sources: Sequence[Path | str]) -> Inputs:
     """Whatever `sources` hold, in their order; each run once. ProtformerError, by name, for what holds nothing."""
     inputs, loose, seen = Inputs(), Group(LOOSE), set()
     for source in map(_found, sources):
-        if source.resolve() in seen:
+        if source.resolve() in seen or source.name == "multirun.yaml":  # (SWEEP/* names what Hydra keeps there too)
             continue
         seen.add(source.resolve())
         if source.is_file():
@@ -153,7 +156,7 @@ def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
         loose.missing.append(_missing(folder))
         return True
     members = sorted(
-        child for child in folder.iterdir() if child.is_dir() and child.name[0] != "." and child.name not in NO_MEMBERS
+        child for child in folder.iterdir() if child.is_dir() and child.name[0] != "." and not _is_no_member(child)
     )
     group = Group(folder.resolve().name)
     nested = []
@@ -178,9 +181,22 @@ def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
     return found
 
 
+def _is_no_member(folder: Path) -> bool:
+    return folder.name in NO_MEMBERS or (folder / REPORT).is_file()
+
+
 def _missing(folder: Path) -> Missing:
-    failed = (folder / "traceback.txt").is_file()
-    return Missing(folder, "it failed: see its traceback.txt" if failed else "no metrics.json: it did not end")
+    """What it was, as far as its configuration tells, and what became of it."""
+    config = _config(folder / "config.yaml")
+    targets = ("attention._target_", "attention.features._target_")
+    told = [str(config[key]).rpartition(".")[2] for key in targets if key in config]
+    told += [f"seed {config['seed']}"] if "seed" in config else []
+    what = f"{', '.join(told)}; " if told else ""
+    failure = folder / FAILURE
+    if failure.is_file():
+        said = failure.read_text(encoding="utf-8", errors="replace").strip()
+        return Missing(folder, f"{what}it failed: {said[:300]}")
+    return Missing(folder, f"{what}no metrics.json: it did not end")
 
 
 def _add_run(group: Group, folder: Path) -> None:

@@ -28,7 +28,7 @@ from protformer.evaluation.comparison.sections import (
 )
 from protformer.evaluation.comparison.tables import Table, markdown, safe_markdown
 from protformer.evaluation.methods import in_order
-from protformer.files import write_text
+from protformer.files import explaining, write_text
 
 PAGE, TABLES, CONTENT, ROWS = "index.html", "comparison.md", "comparison.json", "comparison.csv"
 PICTURES = "pictures"
@@ -102,8 +102,9 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     the page first. ProtformerError where matplotlib or plotly is not installed."""
     page = _page(report)  # first: it fails where plotly is not installed
     pictures = folder / PICTURES
-    pictures.mkdir(parents=True, exist_ok=True)
-    _remove_earlier(folder)
+    with explaining(folder):
+        pictures.mkdir(parents=True, exist_ok=True)
+        _remove_earlier(folder)
     sections = report.sections
     charts = [item for section in sections for item in section.content if isinstance(item, Chart)]
     drawn = [path for chart in charts for path in draw(chart, pictures)]

@@ -14,6 +14,7 @@ Sources: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 8
 Davison & Hinkley, Bootstrap Methods and their Application (1997), section 2.3.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ LEVEL = 0.95
 ALL = "all"
 """The bin of all proteins."""
 UNBINNED = "not in the table"
+FEWEST = 10
+"""Proteins of a bin below which nothing is said about others like them: no interval, no share of a gap."""
 NOVELTY = ("nohit", "remote", "mid", "close", "homolog")
 """From proteins that resemble nothing in the training set to those that resemble something closely."""
 
@@ -97,13 +100,14 @@ class Scores:
         return (self._draws.seed_weights(seeds) * values).sum(1)
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Estimate, low and high of [1 + draws]. Draws that have no value (infinite either way) widen both ends."""
+def interval(values: np.ndarray, *, least: float = -np.inf, most: float = np.inf) -> tuple[float, float, float]:
+    """Estimate, low and high of [1 + draws]. Draws that have no value (infinite either way) widen both ends; an end
+    beyond what the figure can be (`least`, `most`) is cut there: draws of seeds are spread out (`seed_weights`)."""
     drawn = values[1:]
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     low = np.quantile(np.nan_to_num(drawn, nan=-np.inf), tails[0], method="lower")
     high = np.quantile(np.nan_to_num(drawn, nan=np.inf), tails[1], method="higher")
-    return float(values[0]), float(low), float(high)
+    return float(values[0]), max(float(low), least), min(float(high), most)
 
 
 def spread(values: Sequence[float | int]) -> Row:
@@ -142,13 +146,24 @@ def set_rows(arms: Sequence[Arm], name: str, headline: Headline, *, resamples: i
             row |= _against_reference(arm, arms, scores, headline)
             if headline.is_perplexity:
                 row |= _share(arm, arms, scores)
-            rows.append(row)
+            rows.append(row if members.sum() >= FEWEST else _without_intervals(row))
     return rows
+
+
+def _without_intervals(row: Row) -> Row:
+    kept = {k: v for k, v in row.items() if not k.endswith(("_low", "_high")) and k not in ("share", "gap")}
+    return {**kept, "share_note": f"fewer than {FEWEST} proteins"} if "gap" in row else kept
 
 
 def in_order_of_novelty(bins: Sequence[str]) -> list[str]:
     """Each once, most novel first; other names by the alphabet."""
-    return sorted(set(bins), key=lambda b: (NOVELTY.index(b) if b in NOVELTY else len(NOVELTY), b))
+
+    def place(name: str) -> int:
+        # (names may go on, as in "mid_id30_qcov50")
+        known = (index for index, word in enumerate(NOVELTY) if re.match(rf"{word}(?![a-z])", name))
+        return next(known, len(NOVELTY))
+
+    return sorted(set(bins), key=lambda name: (place(name), name))
 
 
 def _base(arm: Arm, name: str, part: str) -> Row:
@@ -184,7 +199,9 @@ def _absolute(arm: Arm, scores: Scores, headline: Headline) -> Row:
     row: Row = {}
     seeds = list(arm.by_seed())
     for column, figure in _measures(headline):
-        row[column], row[f"{column}_low"], row[f"{column}_high"] = interval(scores.mean(arm, seeds, figure))
+        ends = {"accuracy": {"least": 0.0, "most": 1.0}, "perplexity": {"least": 1.0}}.get(figure, {})
+        found = interval(scores.mean(arm, seeds, figure), **ends)
+        row[column], row[f"{column}_low"], row[f"{column}_high"] = found
         single = [float(scores.mean(arm, [seed], figure)[0]) for seed in seeds]
         row |= {f"{column}_{key}": value for key, value in spread(single).items()}
         row[f"{column}_by_seed"] = dict(zip(map(str, seeds), single, strict=True))

@@ -71,7 +71,8 @@ def result_table(comparison: Comparison, name: str, part: str = ALL) -> Table:
         lines.append(Line(cells, label, None if is_floor else row["family"], is_floor=is_floor))
     proteins = next((row["proteins"] for row in rows if row.get("proteins")), None)
     targets = next((row["targets"] for row in rows if row.get("targets")), None)
-    size = ", ".join([f"{proteins:,} proteins"] * bool(proteins) + [f"{targets:,} targets"] * bool(targets))
+    counted = [f"{count:,} {what}" for count, what in ((proteins, "proteins"), (targets, "targets")) if count]
+    size = ", ".join(counted)
     title = f"{name}{'' if part == ALL else f', {part}'}{f': {size}' if size else ''}"
     return Table(title, ["method", "seeds", *(heading for heading, _ in columns)], lines)
 

@@ -15,7 +15,7 @@ from protformer.evaluation.analysis import Analysis, Row, View
 from protformer.evaluation.downstream.intervals import accuracy_interval, spearman_interval
 from protformer.evaluation.downstream.tasks import downstream_task
 from protformer.evaluation.log_analysis import conclude
-from protformer.evaluation.members import Ended, Member, failures, run_members
+from protformer.evaluation.members import Ended, Member, failures, require_all, run_members
 from protformer.model import read_config
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
@@ -76,6 +76,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
     path = conclude(analysis, settings)
     _print(rows)
     print(f"Rows: {shown_path(path)}")
+    require_all(ended, path)
     return {"rows": len(rows)}
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.analysis import Analysis, Row, View
 from protformer.evaluation.log_analysis import conclude
-from protformer.evaluation.members import Ended, Member, failures, run_members
+from protformer.evaluation.members import Ended, Member, failures, require_all, run_members
 from protformer.training.settings import JobSettings
 
 WIDTH = 120  # of tables where the output is no terminal
@@ -34,8 +34,9 @@ COLUMNS = {
     "peak_memory_bytes": "resident memory of the run's process at its peak (CPU) or allocated on the device (CUDA)",
 }
 _COUNTING = {
-    False: "No decoys: the values stand nowhere else, so a method may find them, or count letters exactly. Attention"
-    " with equal weights sees one at 1/length of its strength: in principle enough.",
+    False: "No decoys: the values stand nowhere else in a sequence, so counting its letters exactly answers too, at any"
+    " distance: see the floor flanks. What is shown is reach, the strength of one token among thousands, and not the"
+    " binding of a value to its key.",
     True: "With decoys: counting letters gives nothing, and a value is known by its key beside it alone.",
 }
 _DISTANCE = re.compile(r"distance_(\d+)$")
@@ -45,8 +46,10 @@ FLOORS = ("unigram", "question alone", "flanks")
 def run(settings: JobSettings) -> dict[str, Any]:
     """Train a member for each of `recall.methods`; rows.json in the run folder."""
     chosen = settings.config["recall"]
-    if not chosen["methods"]:
-        raise ProtformerError("recall.methods is empty: write for example recall.methods=[exact,performer_relu].")
+    if not chosen["methods"] or isinstance(chosen["methods"], str):
+        raise ProtformerError(
+            f"recall.methods={chosen['methods']} is no list: write for example 'recall.methods=[exact,performer_relu]'."
+        )
     members = [_member(str(entry)) for entry in chosen["methods"]]
     ended = run_members(members, settings, own_key="recall")
     rows = [row for one in ended if one.metrics for row in rows_of(one, int(settings.config["data"]["questions"]))]
@@ -60,9 +63,9 @@ def run(settings: JobSettings) -> dict[str, Any]:
         views=views(),
         columns=COLUMNS,
         notes=[
+            _COUNTING[bool(data["decoys"])],
             "Simulated. Each key has five possible values, so the question alone answers 1 in 5, and only what stands"
             " far upstream the rest.",
-            _COUNTING[bool(data["decoys"])],
             f"Trained on {data['train']:,} sequences with distances from {data['shortest']:,} to {data['longest']:,}"
             " residues (even on a log scale, no curriculum); each distance is tested on sequences of its own.",
             "One small model and one learning rate for all, chosen so that exact attention learns the task: a method"
@@ -75,6 +78,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
     path = conclude(analysis, settings)
     _print(rows)
     print(f"Rows: {shown_path(path)}")
+    require_all(ended, path)
     return {row["method"]: row["accuracy"] for row in rows if row["part"] == "distance"}
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.analysis import Analysis, Row, View
 from protformer.evaluation.log_analysis import conclude
-from protformer.evaluation.members import Ended, Member, failures, run_members
+from protformer.evaluation.members import Ended, Member, failures, require_all, run_members
 from protformer.model import read_config
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
@@ -55,12 +55,15 @@ def run(settings: JobSettings) -> dict[str, Any]:
     if not chosen["features"] or not chosen["num_features"]:
         raise ProtformerError("transfer.features and transfer.num_features name the Performers: neither may be empty.")
     trunk = read_config(model)["model"]["trunk"]
+    if trunk["attention"].get("name") != "ExactAttention":
+        raise ProtformerError(
+            f"transfer.model={model}: its weights were not trained with exact attention but with"
+            f" {trunk['attention'].get('name')}; the experiment says what weights of exact attention keep."
+        )
     notes = [
         "The curve at step 0 is the transfer without training. Each run has its own projections (of its seed).",
         "`exact` is trained on like the others, at the same learning rate: it is what there is to keep, not a ceiling.",
     ]
-    if trunk["attention"].get("name") != "ExactAttention":
-        notes.append(f"The weights of {model} were not trained with exact attention: {trunk['attention']['name']}.")
     ended = run_members(members_of(chosen, str(model)), settings, own_key="transfer")
     rows = [row for one in ended if one.metrics for row in rows_of(one, chosen["num_features"])]
     rows += floor_rows(ended, chosen["num_features"])
@@ -78,6 +81,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
     path = conclude(analysis, settings)
     _print(rows)
     print(f"Rows: {shown_path(path)}")
+    require_all(ended, path)
     return {"rows": len(rows)}
 
 

@@ -1,0 +1,100 @@
+"""What `protformer compare` finds in folders: runs, groups, members that are missing, records that are damaged."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from planted_runs import Plan, command, sweep
+
+from protformer.errors import ProtformerError
+from protformer.evaluation.comparison import make_report
+from protformer.evaluation.comparison.reading import read_inputs
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("plotly")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take seconds, and are not looked at here."""
+    monkeypatch.setattr("protformer.evaluation.comparison.report.draw", lambda chart, folder: [])
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    plans = (Plan(method="exact"), Plan(method="uniform", nll=2.85), Plan(method="performer-relu", nll=2.82))
+    return sweep(tmp_path / "my_sweep", *plans)
+
+
+def test_a_group_is_found_by_its_name(tmp_path, monkeypatch, capsys):
+    sweep(tmp_path / "multirun" / "mine", Plan(method="exact"), Plan(method="uniform"))
+    monkeypatch.chdir(tmp_path)
+    (group,) = read_inputs(["mine"]).groups
+    assert (group.title, len(group.runs)) == ("mine", 2)
+    assert command("other", "-o", "report") == 1
+    assert "other does not exist, nor multirun/other" in capsys.readouterr().err
+
+
+DAMAGES = [
+    {"sets": []}, {"sets": {"test": None}}, {"sets": {"test": {"rows": [{"name": "trained"}]}}},
+    {"sets": {"test": {"rows": [{"name": "trained", "figures": {"perplexity_mask": "low"}}]}}},
+    {"seed": "abc"}, {"comparison": 3}, {"training": []}, {"training": {"residues": None}}, {"curve": [1]},
+    {"comparison": {"data": []}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=map(str, DAMAGES))
+def test_a_damaged_record_is_named(damage, three, tmp_path, capsys):
+    file = three / "member1" / "metrics.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    assert command(three, "-o", tmp_path / "report") == 1
+    said = capsys.readouterr().err
+    assert "member1/metrics.json" in said.replace("\n", "")
+    assert "damaged" in said or "no " in said
+
+
+def test_a_folder_of_reports_and_hydras_file_are_no_members(three, tmp_path):
+    (three / "multirun.yaml").write_text("hydra: {}\n")
+    assert command(three, "-o", three / "report") == 0
+    assert make_report([three]).missing == []
+    assert command(*three.glob("m*"), "-o", tmp_path / "report") == 0  # what a shell makes of three/m*
+
+
+def test_missing_members_are_named(three, tmp_path, capsys):
+    for name in ("killed", "failed"):
+        (three / name).mkdir()
+        (three / name / "config.yaml").write_text("seed: 0\n")
+    (three / "failed" / "failure.txt").write_text("Linformer attention cannot be causal.\n")
+    attention = "attention: {_target_: protformer.attention.LinformerAttention}"
+    (three / "failed" / "config.yaml").write_text(f"seed: 7\n{attention}\n")
+    (three / "empty").mkdir()
+    assert command(three, "-o", tmp_path / "report") == 0
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    page, told = ((tmp_path / "report" / name).read_text() for name in ("index.html", "comparison.md"))
+    for name in ("killed", "failed", "empty"):
+        assert f"{name} (" in out
+        assert f"{name} (" in told
+        assert f"{name} (" in page
+    assert "LinformerAttention, seed 7; it failed: Linformer attention cannot be causal." in told
+    content = json.loads((tmp_path / "report" / "comparison.json").read_text())
+    assert len(content["comparisons"][0]["missing"]) == 3
+
+
+def test_nothing_that_ended_is_refused(tmp_path, capsys):
+    (tmp_path / "sweep" / "one").mkdir(parents=True)
+    (tmp_path / "sweep" / "one" / "config.yaml").write_text("seed: 0\n")
+    assert command(tmp_path / "sweep", "-o", tmp_path / "report") == 1
+    assert "one" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
+    assert command(tmp_path / "nothing", "-o", tmp_path / "report") == 1
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_runs_of_an_older_version_are_refused(three):
+    file = three / "member0" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    del metrics["comparison"]
+    file.write_text(json.dumps(metrics))
+    with pytest.raises(ProtformerError, match=r"member0: its metrics\.json has no comparison"):
+        make_report([three])
