@@ -28,7 +28,8 @@ def test_resumed_equals_uninterrupted(tmp_path, where, accumulate):
     assert trainer.global_step == 10
     assert resumed == {s: whole[s] for s in range(step + 1, 11)}  # to the bit
     saved = torch.load(tmp_path / "saved.ckpt", weights_only=True)["callbacks"]["Throughput"]
-    (throughput,) = [callback for callback in trainer.callbacks if isinstance(callback, Throughput)]
+    callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    (throughput,) = [callback for callback in callbacks if isinstance(callback, Throughput)]
     assert throughput.whole_seconds > saved["whole_seconds"] > saved["seconds"] > 0
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, module_again.state_dict()[name]), name

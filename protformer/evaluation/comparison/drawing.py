@@ -1,6 +1,8 @@
 """Charts as files, by matplotlib: PNG to look at, SVG to print."""
 
+import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +34,16 @@ def draw(chart: Chart, folder: Path) -> list[Path]:
         if place % columns == 0 and chart.y_label:
             axis.set_ylabel(chart.y_label, fontsize=9)
         if panel.title:
-            axis.set_title(panel.title, fontsize=9.5, loc="left")
+            axis.set_title(textwrap.fill(panel.title, 42), fontsize=9.5, loc="left")
         axis.tick_params(labelsize=8)
         if chart.kind == "interval":
             axis.locator_params(axis="x", nbins=5)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in flat[len(chart.panels) :]:
         axis.set_visible(False)
-    figure.suptitle(chart.title, fontsize=11)
-    if chart.kind != "interval":
-        figure.legend(list(handles.values()), list(handles), loc="outside right upper", fontsize=8, frameon=False)
+    figure.suptitle(textwrap.fill(chart.title, 44 * columns), fontsize=11, x=0.01, ha="left")
+    if chart.kind != "interval":  # (in the middle of its side, for at the top a title would run into it)
+        figure.legend(list(handles.values()), list(handles), loc="outside right center", fontsize=8, frameon=False)
     written = []
     for ending in ENDINGS:
         path = folder / f"{chart.name}.{ending}"
@@ -66,7 +68,8 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
     categories = {str(x): None for one in panel.series for x in one.x if isinstance(x, str)}
     places = {name: place for place, name in enumerate(categories)}
     spread = 0.7 / max(len(panel.series), 1)
-    for number, one in enumerate(panel.series):
+    for number, drawn in enumerate(panel.series):
+        one = _above_zero(drawn) if chart.y_scale == "log" else drawn
         _, options = _options(one)
         xs = [places[x] + (number - (len(panel.series) - 1) / 2) * spread if isinstance(x, str) else x for x in one.x]
         if chart.kind == "scatter":
@@ -95,6 +98,8 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
     if categories:
         axis.set_xlim(-0.5, len(categories) - 0.5)
         axis.set_xticks(range(len(categories)), list(categories), rotation=30, ha="right")
+    elif chart.x_scale != "log" and all(isinstance(x, int) for one in panel.series for x in one.x):
+        axis.xaxis.get_major_locator().set_params(integer=True)  # no half layers or steps
     elif chart.x_scale == "log":
         axis.set_xscale("log")
         _label_log_axis(axis.xaxis, [x for one in panel.series for x in one.x if not isinstance(x, str)], places=7)
@@ -104,6 +109,15 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
     if panel.y_range is not None:
         axis.set_ylim(*panel.y_range)
     axis.grid(which="major", lw=0.4, alpha=0.5)
+
+
+def _above_zero(one: Series) -> Series:
+    """Without the points that a logarithmic axis has no place for (memory of 0: less than could be measured)."""
+    kept = [place for place, y in enumerate(one.y) if y is None or y > 0]
+    if len(kept) == len(one.y):
+        return one
+    columns = {name: getattr(one, name) for name in ("x", "y", "low", "high")}
+    return replace(one, **{name: [found[i] for i in kept] for name, found in columns.items() if found is not None})
 
 
 def _label_log_axis(axis: Any, values: Sequence[Number], places: int = 0) -> None:

@@ -339,7 +339,7 @@ def benchmark_analysis(rows: Sequence[dict[str, Any]]) -> Analysis:
             "peak_mb": row["peak_bytes"] / 1e6 if row.get("peak_bytes") else None,
             "tokens_per_second": row.get("tokens_per_second"),
             "what": f"{row['dtype']}, {row['direction'].replace('_', ' + ')}{', causal' if row['causal'] else ''}"
-            + (f", packs of {row['segments']} sequences" if row["kind"] == "pack" else ""),
+            + (f", {row['segments']} packed" if row["kind"] == "pack" else ""),
             "threads": row["threads"],
         })  # fmt: skip
     shared: dict[str, Any] = {"x": "length", "x_label": "tokens of a sequence, or of a pack in all",
