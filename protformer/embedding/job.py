@@ -103,11 +103,7 @@ def embed_fasta(
     options = options or Options(batch_tokens=BATCH_TOKENS["cpu" if chosen.type == "cpu" else "cuda"])
     paths = expand_paths(inputs)
     folder = find_model_folder(model_folder)
-    config = read_config(folder)
-    if config.get("tokens") != list(TOKENS):
-        raise ProtformerError(
-            f"{folder} was trained with another alphabet than this protformer's: it cannot embed here."
-        )
+    config = read_config(folder, tokens=TOKENS)
     trunk = config["model"]["trunk"]
     outputs = options.outputs(hidden_size=trunk["hidden_size"], num_layers=trunk["num_layers"])
     output, format_name = place(output, format_name, paths)

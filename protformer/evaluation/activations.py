@@ -10,6 +10,7 @@ from jaxtyping import Float, Int32, UInt8
 from torch import Tensor
 
 from protformer.attention import Attention, method_of
+from protformer.data.alphabet import TOKENS
 from protformer.data.batch import segment
 from protformer.data.corpus import Corpus
 from protformer.embedding.windows import SPECIALS, plan_batches
@@ -36,7 +37,7 @@ class AttentionInputs(NamedTuple):
 
 def load(folder: Path | str) -> LookedAt:
     """The model of a model folder or run folder, called by the run's name."""
-    model, configuration = load_model(folder)
+    model, configuration = load_model(folder, tokens=TOKENS)
     path = Path(folder).resolve()
     name = path.parent.name if path.name == "model" else path.name
     return LookedAt(name, method_of(configuration["model"]["trunk"]["attention"]), model, configuration)

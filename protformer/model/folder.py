@@ -8,6 +8,7 @@ whole.
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,8 @@ def find_model_folder(path: Path | str) -> Path:
     )
 
 
-def read_config(path: Path | str) -> dict[str, Any]:
-    """The configuration of a model folder, checked for its format."""
+def read_config(path: Path | str, *, tokens: Sequence[str] | None = None) -> dict[str, Any]:
+    """The configuration of a model folder, checked for its format; and for its alphabet, where `tokens` are given."""
     file = find_model_folder(path) / CONFIG_NAME
     try:
         configuration = json.loads(file.read_text(encoding="utf-8"))
@@ -101,17 +102,24 @@ def read_config(path: Path | str) -> dict[str, Any]:
             f"{file} has format {configuration.get('format')}, this protformer reads format {FORMAT}:"
             " install the version that wrote it, or train again."
         )
+    if tokens is not None and configuration.get("tokens") != list(tokens):
+        raise ProtformerError(
+            f"{file} lists another alphabet than this protformer's, in which its weights would read other residues."
+        )
     return configuration
 
 
-def load_model(path: Path | str, *, attention: dict[str, Any] | None = None) -> tuple[ProteinModel, dict[str, Any]]:
+def load_model(
+    path: Path | str, *, attention: dict[str, Any] | None = None, tokens: Sequence[str] | None = None
+) -> tuple[ProteinModel, dict[str, Any]]:
     """The model in evaluation mode on the CPU, and its whole configuration.
 
+    `tokens`: the alphabet that sequences will be read in; ProtformerError where the model was trained in another.
     `attention` (as `Attention.config` gives it) replaces the attention of the folder: weights move unchanged, and new
     projections are drawn.
     """
     folder = find_model_folder(path)
-    configuration = read_config(folder)
+    configuration = read_config(folder, tokens=tokens)
     try:
         model = build_model(configuration["model"], attention=attention)
         draw = int(configuration.get("draw", 0))

@@ -57,11 +57,7 @@ def load_language_model(
         ProtformerError: there is no model, it has another alphabet, or its head does not predict residues.
     """
     folder = find_model_folder(folder)
-    model, configuration = load_model(folder)
-    if configuration.get("tokens") != list(TOKENS):
-        raise ProtformerError(
-            f"{folder} was trained with another alphabet than this protformer's: it cannot score here."
-        )
+    model, configuration = load_model(folder, tokens=TOKENS)
     task = configuration.get("metadata", {}).get("task")
     if not isinstance(model.head, LanguageModelHead):
         raise ProtformerError(

@@ -159,7 +159,7 @@ def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Sp
     token_dropout = bool(config.model.token_dropout)
     attention = instantiate(config.attention)
     if config.init_from is not None:
-        theirs = read_config(config.init_from)["model"]["trunk"]
+        theirs = read_config(config.init_from, tokens=TOKENS)["model"]["trunk"]
         if not settings.chose("model"):
             shape |= {k: theirs[k] for k in shape.keys() & theirs.keys()}
             token_dropout = theirs["token_dropout"]

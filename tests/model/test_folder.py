@@ -105,6 +105,14 @@ def test_the_folder_of_a_run_is_found(tmp_path):
     assert find_model_folder(tmp_path / "run") == folder == find_model_folder(folder)
 
 
+def test_another_alphabet_is_refused_where_the_reader_names_its_own(tmp_path):
+    save_model(make(), tmp_path, tokens=TOKENS)
+    load_model(tmp_path)
+    load_model(tmp_path, tokens=TOKENS)
+    with pytest.raises(ProtformerError, match=r"config\.json lists another alphabet"):
+        load_model(tmp_path, tokens=TOKENS[::-1])
+
+
 def test_saving_replaces_an_older_folder_whole(tmp_path):
     folder = tmp_path / "model"
     save_model(make(), folder, tokens=TOKENS)
