@@ -315,7 +315,7 @@ def test_a_benchmark_is_the_cost_section(tmp_path):
 @pytest.mark.slow
 def test_pictures_show_every_method_with_its_units(three, tmp_path, drawn):
     paths = write_report(make_report([three]), tmp_path / "report")
-    svgs = {path.stem.removeprefix("test-"): path.read_text() for path in paths if path.suffix == ".svg"}
+    svgs = {path.stem.removeprefix("my-sweep-"): path.read_text() for path in paths if path.suffix == ".svg"}
     assert set(svgs) == {"share", "difference", "results", "learning", "learning-from-exact", "cost"}
     for role, text in svgs.items():
         assert "<!-- performer-relu -->" in text, role
