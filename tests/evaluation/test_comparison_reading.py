@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from planted_runs import Plan, command, sweep
 
 from protformer.errors import ProtformerError
@@ -98,3 +99,30 @@ def test_runs_of_an_older_version_are_refused(three):
     file.write_text(json.dumps(metrics))
     with pytest.raises(ProtformerError, match=r"member0: its metrics\.json has no comparison"):
         make_report([three])
+
+
+def hydras_file(folder: Path, *overrides: str) -> None:
+    hydra = {
+        "sweeper": {"params": {"method": "exact,uniform,reformer", "seed": "0,1"}},
+        "overrides": {"task": overrides},
+    }
+    (folder / "multirun.yaml").write_text(yaml.safe_dump({"hydra": {**hydra, "overrides": {"task": list(overrides)}}}))
+
+
+def test_members_that_never_began_are_named(tmp_path, capsys):
+    plans = [Plan(method=m, overrides=[f"method={m}", "seed=0", "x=[1,2]"]) for m in ("exact", "uniform")]
+    folder = sweep(tmp_path / "cut", *plans)
+    hydras_file(folder, "seed=0", "x=[1,2]", "+y='a,b'")
+    (missing,) = read_inputs([folder]).groups[0].missing
+    assert missing.reason == ("1 of the 3 members of its last command line never began (method=reformer seed=0)")
+    (folder / "begun").mkdir()
+    (folder / "begun" / "config.yaml").write_text("seed: 0\n")
+    assert len(read_inputs([folder]).groups[0].missing) == 1  # that one it is
+    hydras_file(folder, "seed=0,1")
+    reasons = [one.reason for one in read_inputs([folder]).groups[0].missing]
+    assert reasons[-1].startswith("3 of the 6 members of its last command line never began (3 of: method=exact seed=1;")
+    hydras_file(folder, "seed=range(0,5)")
+    assert len(read_inputs([folder]).groups[0].missing) == 1
+    (folder / "multirun.yaml").write_text("hydra: [")
+    assert command(folder, "-o", tmp_path / "report") == 0
+    assert "begun" in capsys.readouterr().out.replace("\n", "")

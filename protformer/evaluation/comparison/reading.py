@@ -17,6 +17,7 @@ import yaml
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.analysis import Analysis, read_analysis
 from protformer.evaluation.attention_benchmark import read_rows
+from protformer.evaluation.comparison.planned import SWEEP_FILE, never_began
 from protformer.evaluation.runs import read_metrics
 from protformer.training.sweep import FAILURE
 
@@ -98,7 +99,7 @@ def read_inputs(sources: Sequence[Path | str]) -> Inputs:
     """Whatever `sources` hold, in their order; each run once. ProtformerError, by name, for what holds nothing."""
     inputs, loose, seen = Inputs(), Group(LOOSE), set()
     for source in map(_found, sources):
-        if source.resolve() in seen or source.name == "multirun.yaml":  # (SWEEP/* names what Hydra keeps there too)
+        if source.resolve() in seen or source.name == SWEEP_FILE:  # (SWEEP/* names what Hydra keeps there too)
             continue
         seen.add(source.resolve())
         if source.is_file():
@@ -173,6 +174,9 @@ def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
     is_sweep = found = bool(group.runs) or any((m.folder / "config.yaml").is_file() for m in group.missing)
     if is_sweep:
         inputs.groups.append(group)
+        waiting = never_began(folder, [run.metrics.get("overrides") or [] for run in group.runs], len(group.missing))
+        if waiting is not None:
+            group.missing.append(Missing(folder, waiting))
     for member in nested:
         if _read_folder(member, inputs, group):
             found = True
