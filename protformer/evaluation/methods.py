@@ -52,6 +52,18 @@ LOOKS = {
     "sparse-strided": Look("#AA8800", "solid", "square"),
     "sparse-fixed": Look("#AA8800", "dash", "diamond"),
     "sparse-window": Look("#AA8800", "dot", "pentagon"),
+    # floors that need no model: greys and browns, no two alike
+    "unigram": Look("#B0B0B0", "dot", "circle"),
+    "question alone": Look("#B0B0B0", "dash", "square"),
+    "own composition": Look("#8A6D00", "dot", "diamond"),
+    "flanks": Look("#8A6D00", "dash", "triangle-up"),
+    "majority": Look("#B0B0B0", "dot", "square"),
+    "mean": Look("#B0B0B0", "dot", "diamond"),
+    "single residue": Look("#B0B0B0", "solid", "triangle-down"),
+    "window": Look("#8A6D00", "dashdot", "pentagon"),
+    "1-3-mers": Look("#661100", "dot", "cross"),
+    "1-3-mers with termini": Look("#661100", "dash", "star"),
+    "positions": Look("#8A6D00", "solid", "cross"),
 }
 _FAMILIES = {"hybrid": "hybrid-positive", "sparse": "sparse-strided", "torch-geometric": "torch-geometric-relu"}
 _SPARE = ("#332288", "#44AA99", "#661100", "#999933", "#AA4499", "#882255")
@@ -73,7 +85,8 @@ def look(method: str, variant: int = 0) -> Look:
     """The same for the same method everywhere, whatever else is drawn. `variant` counts the settings of one method in
     one picture: other dashes and marker, the same colour. A method that is not known gets a look by its name."""
     name = canonical(method)
-    known = LOOKS.get(name) or LOOKS.get(_FAMILIES.get(name.partition("-")[0], ""))
+    family = "window" if name.startswith("window of ") else _FAMILIES.get(name.partition("-")[0], "")
+    known = LOOKS.get(name) or LOOKS.get(family)
     if known is None:
         number = zlib.crc32(name.encode())
         known = Look(_SPARE[number % 6], _DASHES[number // 6 % 4], _MARKERS[number // 24 % 8])
