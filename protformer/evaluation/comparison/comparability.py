@@ -172,7 +172,7 @@ def arms_of(group: Group) -> list[Arm]:
         for run, chosen in zip(runs, settings, strict=True):
             variants.setdefault(tuple(_text(chosen, key) for key in keys), []).append(run)
         for variant, (values, members) in enumerate(sorted(variants.items(), key=lambda item: _natural(item[0]))):
-            told = ", ".join(f"{key.split('.')[-1]} {value}" for key, value in zip(keys, values, strict=True))
+            told = ", ".join(_setting(k, v) for k, v in zip(keys, values, strict=True) if v != ABSENT)
             seeds = [run.seed for run in members]
             twice = next((run for run in members if seeds.count(run.seed) > 1), None)
             if twice is not None:
@@ -186,6 +186,12 @@ def arms_of(group: Group) -> list[Arm]:
 def _of_variant(run: Run) -> dict[str, Any]:
     chosen = {k: v for k, v in _settings(run).items() if not any(k == m or k.startswith(f"{m}.") for m in MACHINE)}
     return {**chosen, "training.processes": run.metrics["training"].get("world_size", 1)}
+
+
+def _setting(key: str, value: str) -> str:
+    """As a label has it: "lr 0.001"; "redraw Geometric" for `redraw._target_`."""
+    *_, group, name = ["", *key.split(".")]
+    return f"{group if name == '_target_' else name} {value}"
 
 
 def _text(settings: dict[str, Any], key: str) -> str:
