@@ -1,4 +1,4 @@
-"""What a comparison says, in one to three sentences that its figures bear out: the first thing that a reader sees."""
+"""What a comparison says, in a few sentences that its figures bear out: the first thing that a reader sees."""
 
 from protformer.evaluation.comparison.comparability import Arm
 from protformer.evaluation.comparison.comparison import Comparison, beside_the_attention, listed
