@@ -24,6 +24,12 @@ def read_metrics(run: Path | str) -> dict[str, Any]:
     return content
 
 
+def trained_figures(metrics: dict[str, Any], name: str) -> dict[str, float]:
+    """The trained model's figures on an evaluation set; empty where it was not scored."""
+    rows = metrics["sets"].get(name, {}).get("rows", [])
+    return next((row["figures"] for row in rows if row["name"] == "trained"), {})
+
+
 def _what_is_wrong(content: dict[str, Any]) -> str | None:
     """The first part that is not of the kind that training writes."""
     sets = content["sets"]

@@ -55,6 +55,17 @@ def test_a_damaged_record_is_named(damage, three, tmp_path, capsys):
     assert "damaged" in said or "no " in said
 
 
+def test_a_record_that_contradicts_its_proteins_is_named(three, tmp_path, capsys):
+    file = three / "member1" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["sets"]["test"]["rows"][-1]["figures"]["perplexity_mask"] *= 0.99
+    file.write_text(json.dumps(metrics))
+    assert command(three, "-o", tmp_path / "report") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "member1: its metrics.json and its per_protein.tsv contradict each other" in said
+    assert "perplexity at <mask> on test" in said
+
+
 def test_a_folder_of_reports_and_hydras_file_are_no_members(three, tmp_path):
     (three / "multirun.yaml").write_text("hydra: {}\n")
     assert command(three, "-o", three / "report") == 0

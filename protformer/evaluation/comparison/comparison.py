@@ -15,10 +15,10 @@ from protformer.evaluation.comparison.statistics import (
     in_order_of_novelty,
     plain_arm,
     set_rows,
-    trained_figures,
 )
 from protformer.evaluation.headlines import Headline, headline_of
 from protformer.evaluation.methods import FLOOR, REFERENCE
+from protformer.evaluation.runs import trained_figures
 
 BEFORE = ("untrained", "before training")
 """Rows of a run's closing table that are its own model before it learned: no floor that runs share."""
@@ -69,7 +69,7 @@ def compare(group: Group, *, name: str = "comparison", resamples: int = 2000) ->
     headline = headline_of(group.runs[0].metrics)
     if headline is None:
         raise ProtformerError(f"{group.runs[0].name}: its metrics.json has no figure that this version can compare.")
-    sets = [one for one in group.runs[0].metrics["sets"] if trained_figures(group.runs[0], one)]
+    sets = [one for one in group.runs[0].metrics["sets"] if trained_figures(group.runs[0].metrics, one)]
     rows = []
     for of_set in sets:
         rows += [{"comparison": group.title, **row} for row in set_rows(arms, of_set, headline, resamples=resamples)]

@@ -4,20 +4,19 @@ A folder with `metrics.json` is a run, one with `rows.json` an experiment's anal
 sweep. A folder that was a run's (it has a configuration, or nothing) and holds neither is missing: named, not dropped.
 """
 
-import csv
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.analysis import Analysis, read_analysis
 from protformer.evaluation.attention_benchmark import read_rows
 from protformer.evaluation.comparison.planned import SWEEP_FILE, never_began
+from protformer.evaluation.comparison.proteins import Proteins, contradiction, read_proteins
 from protformer.evaluation.runs import read_metrics
 from protformer.training.sweep import FAILURE
 
@@ -29,19 +28,6 @@ SWEEPS = Path("multirun")
 """Where sweeps lie unless `hydra.sweep.dir` says otherwise, each in a folder of its group's name."""
 LOOSE = "single runs"
 """The title of the comparison of runs that were given one by one."""
-
-
-@dataclass(frozen=True)
-class Proteins:
-    """An evaluation set by protein, as `per_protein.tsv` has it; all [proteins], in the order of `keys`."""
-
-    keys: tuple[tuple[str, int], ...]
-    """(id, how many proteins of this id stand before it), sorted: ids need not be unique."""
-    bins: np.ndarray
-    targets: np.ndarray
-    nll: np.ndarray
-    """Nats, summed over the protein's targets; NaN where the task has none."""
-    correct: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -217,7 +203,14 @@ def read_run(folder: Path) -> Run:
             f"{shown_path(folder)}: its metrics.json has no {' and no '.join(absent)}, so nobody can say what it may be"
             " compared with. It is of an older version: train it again, or leave it out."
         )
-    return Run(folder, metrics, _config(folder / "config.yaml"), _proteins(folder / "per_protein.tsv"))
+    proteins = read_proteins(folder / "per_protein.tsv")
+    wrong = contradiction(metrics, proteins)
+    if wrong:
+        raise ProtformerError(
+            f"{shown_path(folder)}: its metrics.json and its per_protein.tsv contradict each other ({wrong}), so one of"
+            " them is another run's or has been edited: restore it, or run this run again."
+        )
+    return Run(folder, metrics, _config(folder / "config.yaml"), proteins)
 
 
 def _config(file: Path) -> dict[str, Any]:
@@ -238,31 +231,3 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[f"{prefix}{key}"] = value
     return found
-
-
-def _proteins(file: Path) -> dict[str, Proteins]:
-    """By evaluation set; empty where the run has no such file (a task without a figure by protein)."""
-    if not file.is_file():
-        return {}
-    rows: dict[str, list[tuple[tuple[str, int], str, float, float, float]]] = {}
-    seen: Counter[tuple[str, str]] = Counter()
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines, delimiter="\t"):
-                name, identity = row["set"], row["id"]
-                key = (identity, seen[name, identity])
-                seen[name, identity] += 1
-                numbers = (_number(row["targets"]), _number(row["nll"]), _number(row["correct"]))
-                rows.setdefault(name, []).append((key, row["bin"] or "", *numbers))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ProtformerError(f"{file} is not a table of set, id, bin, targets, nll and correct ({error}).") from error
-    return {name: _columns(sorted(found, key=lambda row: row[0])) for name, found in rows.items()}
-
-
-def _number(text: str) -> float:
-    return float(text) if text else float("nan")
-
-
-def _columns(rows: Iterable[tuple[tuple[str, int], str, float, float, float]]) -> Proteins:
-    keys, bins, targets, nll, correct = zip(*rows, strict=True)
-    return Proteins(keys, np.array(bins), np.array(targets), np.array(nll), np.array(correct))

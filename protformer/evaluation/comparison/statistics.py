@@ -25,6 +25,7 @@ from protformer.evaluation.comparison.comparability import Arm
 from protformer.evaluation.comparison.reading import Run
 from protformer.evaluation.headlines import Headline
 from protformer.evaluation.methods import FLOOR, REFERENCE
+from protformer.evaluation.runs import trained_figures
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -37,12 +38,6 @@ NOVELTY = ("nohit", "remote", "mid", "close", "homolog")
 """From proteins that resemble nothing in the training set to those that resemble something closely."""
 
 Row = dict[str, Any]
-
-
-def trained_figures(run: Run, name: str) -> dict[str, float]:
-    """The trained model's figures on an evaluation set; empty where it was not scored."""
-    rows = run.metrics["sets"].get(name, {}).get("rows", [])
-    return next((row["figures"] for row in rows if row["name"] == "trained"), {})
 
 
 class Resampled:
@@ -176,14 +171,14 @@ def _row_of_figures(arm: Arm, name: str, headline: Headline) -> Row:
     """From the runs' own closing figures: means and spread over seeds, without proteins."""
     row: Row = {**_base(arm, name, ALL), "proteins": arm.runs[0].metrics["sets"].get(name, {}).get("sequences")}
     for column in (headline.column, *headline.beside):
-        values = [trained_figures(run, name).get(column) for run in arm.runs]
+        values = [trained_figures(run.metrics, name).get(column) for run in arm.runs]
         known = [value for value in values if value is not None]
         if not known:
             continue
         row[column] = float(np.mean(known))
         row |= {f"{column}_{key}": value for key, value in spread(known).items()}
         if len(known) == 1:
-            figures = trained_figures(arm.runs[0], name)
+            figures = trained_figures(arm.runs[0].metrics, name)
             row |= {f"{column}_{end}": figures.get(f"{column}_{end}") for end in ("low", "high")}
     return row
 
