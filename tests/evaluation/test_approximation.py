@@ -238,7 +238,7 @@ def rows_of_run(tmp_path, name: str, **changed: Any) -> tuple[list[dict[str, Any
 def test_one_command_does_both_parts(tmp_path, capsys):
     save_model(exact_model(), tmp_path / "run" / "model", tokens=TOKENS)
     real = {"model": str(tmp_path / "run"), "proteins": proteins(tmp_path / "p.fasta")}
-    rows, analysis = rows_of_run(tmp_path, "out", methods=["positive", "dense"], **real)
+    rows, analysis = rows_of_run(tmp_path, "out", methods=["positive", "dense", "trigonometric"], **real)
     assert {row["inputs"] for row in rows} == {"random, std 0.5", "of layer 1", "of layer 2"}
     assert {row["method"] for row in rows} >= {"uniform", "performer-positive", "performer-dense"}
     assert {row["head"] for row in rows if row["part"] == "heads"} == {1, 2}
@@ -247,6 +247,8 @@ def test_one_command_does_both_parts(tmp_path, capsys):
         assert told <= set(analysis.columns)
         if row["output_error"] is not None:
             assert 0 <= row["output_error_low"] <= row["output_error"] <= row["output_error_high"]
+    of_real = [view for view in analysis.views if view.where.get("source") == "real"]
+    assert {view.where["signed"] for view in of_real if "signed" in view.where} == {False, True}
     for view in analysis.views:
         seen = [row for row in rows if all(row.get(name) == value for name, value in view.where.items())]
         drawn_rows = [row for row in seen if row.get(view.y) is not None and row.get(view.x) is not None]

@@ -1,5 +1,6 @@
 """The pictures that the rows are made for."""
 
+from dataclasses import replace
 from typing import Any
 
 from protformer.evaluation.analysis import View
@@ -21,7 +22,7 @@ def views_of(rows: list[Row], settings: Settings) -> list[View]:
             where = {"part": "features", "source": source, "projection": projection}
             for figure, label in (("output_error", _ERROR), ("distance", _DISTANCE)):
                 title = f"{label[:1].upper()}{label[1:]}, {_NAMES[source]}, {projection} rows"
-                views.append(_against_features(title, figure, label, where))
+                views += _readable(_against_features(title, figure, label, where), source, settings)
     both = {"part": "features", "projection": "orthogonal"}
     if {"orthogonal", "iid"} <= set(settings.projections):
         title, label = "Orthogonal over iid rows (below 1: orthogonal is better)", "output error, orthogonal over iid"
@@ -42,9 +43,10 @@ def views_of(rows: list[Row], settings: Settings) -> list[View]:
             where={"part": "features", "projection": settings.projections[0]},
         )
     )
-    views.append(
-        View(
-            title="Error of the mean over redrawn projections (a fixed projection keeps the error of one draw)",
+    for source in sources:
+        of_source = f"{_NAMES[source]} (a fixed projection keeps the error of one draw)"
+        view = View(
+            title=f"Error of the mean over redrawn projections, {of_source}",
             x="draws",
             y="output_error",
             low="output_error_low",
@@ -54,12 +56,24 @@ def views_of(rows: list[Row], settings: Settings) -> list[View]:
             panel="inputs",
             x_scale="log",
             y_scale="log",
-            where={"part": "redraw"},
+            where={"part": "redraw", "source": source},
         )
-    )
+        views += _readable(view, source, settings)
     if "real" in sources:
         views += _of_layers(settings)
     return views
+
+
+def _readable(view: View, source: str, settings: Settings) -> list[View]:
+    """On real activations estimates that can be negative get a picture of their own: they err by a hundred times what
+    the others do, whose lines would fall into one."""
+    if source != "real" or not any(is_signed(method) for method in settings.methods):
+        return [view]
+    title = f"{view.title}, estimates that can be negative"
+    return [
+        replace(view, where=view.where | {"signed": False}),
+        replace(view, title=title, where=view.where | {"signed": True}),
+    ]
 
 
 def _against_features(title: str, figure: str, label: str, where: dict[str, Any]) -> View:
