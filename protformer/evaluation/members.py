@@ -102,16 +102,18 @@ def failures(ended: Sequence[Ended]) -> list[str]:
 
 def _overrides(member: Member, settings: JobSettings, own_key: str) -> list[str]:
     """The experiment's command line, but for what the member sets itself and what only the experiment reads."""
-    taken = {_key(override) for override in member.overrides} | {"job"}
+    taken = {override_key(override) for override in member.overrides} | {"job"}
     kept = [
         override
         for override in settings.overrides
-        if _key(override) not in taken and _key(override).split(".")[0] not in (own_key, "hydra", *member.without)
+        if override_key(override) not in taken
+        and override_key(override).split(".")[0] not in (own_key, "hydra", *member.without)
     ]
     return [*kept, TRAINING, *member.overrides]
 
 
-def _key(override: str) -> str:
+def override_key(override: str) -> str:
+    """What an override of the command line sets."""
     return override.lstrip("+~").partition("=")[0]
 
 

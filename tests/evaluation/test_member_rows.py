@@ -36,9 +36,8 @@ def test_recall_by_distance():
         for d, a in ((512, 0.6), (64, 0.9))
     }
     curve = [{"step": 0, "residues": 0, "seconds": 0.0, "cpu_seconds": 0.0, "figures": {"accuracy_mask": 0.1}}]
-    member = Member("x", ("method=sparse_window", "attention.global_tokens=0"))
-    one = Ended(member, Path("x"), metrics_of(sets, curve=curve, method="sparse-window"))
-    rows = recall.rows_of(one, 16)
+    one = Ended(Member("x", ()), Path("x"), metrics_of(sets, curve=curve, method="sparse-window"))
+    rows = recall.rows_of(recall.Trained("sparse_window attention.global_tokens=0", (one,)), 16)
     assert [(row["distance"], row["accuracy"], row["questions"]) for row in rows if row["part"] == "distance"] == [
         (64, 0.9, 64),
         (512, 0.6, 64),
@@ -50,6 +49,54 @@ def test_recall_by_distance():
         ("question alone", 64, 0.2),
         ("question alone", 512, 0.2),
     ]
+
+
+def test_recall_in_stages_goes_on_from_the_weights_before(tmp_path, monkeypatch):
+    asked: list[list[Member]] = []
+
+    def run_members(members: list[Member], settings: JobSettings, *, own_key: str) -> list[Ended]:
+        asked.append(members)
+        point = {"residues": 0, "seconds": 2.0, "cpu_seconds": 0.0, "figures": {"accuracy_mask": 0.5}}
+        curve = [{**point, "step": step} for step in (0, 20)]
+        metrics = metrics_of({"distance_64": found(("trained", masked(0.9)))}, curve=curve)
+        ok = [one.label != "uniform-stage1" for one in members]
+        return [
+            Ended(one, tmp_path / one.label, metrics) if good else Ended(one, tmp_path, reason="no memory")
+            for one, good in zip(members, ok, strict=True)
+        ]
+
+    monkeypatch.setattr(recall, "run_members", run_members)
+    stages = ["data.longest=128 trainer.max_steps=5", "data.longest=512"]
+    exact, uniform = recall.train(stages, ["exact", "uniform"], JobSettings(config={}, run_dir=str(tmp_path)))
+    assert [[one.label for one in members] for members in asked] == [
+        ["exact-stage1", "uniform-stage1"],
+        ["exact-stage2"],
+    ]
+    first, second = asked[0][0].overrides, asked[1][0].overrides
+    assert first == ("method=exact", "data.longest=128", "trainer.max_steps=5", "data.distances=[]")
+    assert second == ("method=exact", "data.longest=512", f"init_from={tmp_path / 'exact-stage1'}")
+    assert uniform.last.reason == "no memory"
+    rows = recall.rows_of(exact, 16)
+    assert [(row["stage"], row["step"], row["seconds"]) for row in rows if row["part"] == "curve"] == [
+        (1, 0, 2.0),
+        (1, 20, 2.0),
+        (2, 40, 5.0),
+    ]
+    assert [(row["step"], row["seconds"], row["stage"]) for row in rows if row["part"] == "distance"] == [(40, 6.0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "overrides", "said"),
+    [
+        ({"stages": "data.longest=128"}, [], "recall.stages=data.longest=128 is no list"),
+        ({"stages": ["data.longest=128", "data.longest=128"]}, [], "names a stage twice"),
+        ({"stages": ["data.longest=128"]}, ["data.longest=999"], "each of recall.stages sets data.longest itself"),
+    ],
+)
+def test_stages_that_cannot_be_are_told(changed, overrides, said, tmp_path):
+    config = {"recall": {"methods": ["exact"], **changed}}
+    with pytest.raises(ProtformerError, match=said):
+        recall.run(JobSettings(config=config, run_dir=str(tmp_path), overrides=overrides))
 
 
 def test_transfer_by_step_and_features():

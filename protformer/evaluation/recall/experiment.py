@@ -1,10 +1,13 @@
 """Experiment 4, simulated: each attention learns to recall answers from far upstream, and is tested by distance.
 
 The same small model, data, order and steps for each method (`protformer.data.simulate.recall` says what is asked). A
-window sees no answer, so it can reach what the question alone says and no more.
+window sees no answer, so it can reach what the question alone says and no more. With `recall.stages` the distances grow
+while it learns: each stage is a training run from the weights of the one before.
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +16,8 @@ from rich.table import Table
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.analysis import Analysis, Row, View
 from protformer.evaluation.log_analysis import conclude
-from protformer.evaluation.members import Ended, Member, failures, require_all, run_members
+from protformer.evaluation.members import Ended, Member, failures, override_key, require_all, run_members
+from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
 
 WIDTH = 120  # of tables where the output is no terminal
@@ -23,8 +27,9 @@ COLUMNS = {
     "method": "attention, with the overrides that are not its group's; or a floor, which has no model",
     "seed": "of the run",
     "distance": "residues between the answers and the questions",
-    "step": "optimiser steps taken",
-    "seconds": "wall-clock seconds of training steps",
+    "stage": "of the training, from 1; the validation set of a curve is its stage's",
+    "step": "optimiser steps taken, of all stages",
+    "seconds": "wall-clock seconds of training steps, of all stages",
     "accuracy": "share of questions answered rightly",
     "accuracy_low": "of the 95 % interval over sequences (bootstrap)",
     "accuracy_high": "of the 95 % interval over sequences (bootstrap)",
@@ -43,18 +48,31 @@ _DISTANCE = re.compile(r"distance_(\d+)$")
 FLOORS = ("unigram", "question alone", "flanks")
 
 
+@dataclass(frozen=True)
+class Trained:
+    """One attention: its stages that ended, and the first that did not."""
+
+    entry: str
+    stages: tuple[Ended, ...] = ()
+
+    @property
+    def last(self) -> Ended:
+        return self.stages[-1]
+
+
 def run(settings: JobSettings) -> dict[str, Any]:
-    """Train a member for each of `recall.methods`; rows.json in the run folder."""
+    """Train members for each of `recall.methods`, stage by stage; rows.json in the run folder."""
     chosen = settings.config["recall"]
-    if not chosen["methods"] or isinstance(chosen["methods"], str):
-        raise ProtformerError(
-            f"recall.methods={chosen['methods']} is no list: write for example 'recall.methods=[exact,performer_relu]'."
-        )
-    members = [_member(str(entry)) for entry in chosen["methods"]]
-    ended = run_members(members, settings, own_key="recall")
-    rows = [row for one in ended if one.metrics for row in rows_of(one, int(settings.config["data"]["questions"]))]
-    rows = floor_rows(ended) + rows
+    for key, example in (("methods", "[exact,performer_relu]"), ("stages", "['trainer.max_steps=600']")):
+        if isinstance(chosen[key], str) or (key == "methods" and not chosen[key]):
+            raise ProtformerError(f'recall.{key}={chosen[key]} is no list: write for example "recall.{key}={example}".')
+    stages = [str(stage) for stage in chosen["stages"]]
+    _check_stages(stages, settings.overrides)
+    trained = train(stages, [str(entry) for entry in chosen["methods"]], settings)
     data = settings.config["data"]
+    ended = [one.last for one in trained]
+    rows = [row for one in trained if one.last.metrics for row in rows_of(one, int(data["questions"]))]
+    rows = floor_rows(ended) + rows
     analysis = Analysis(
         kind="long_recall",
         title="Answers thousands of residues away",
@@ -66,8 +84,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
             _COUNTING[bool(data["decoys"])],
             "Simulated. Each key has five possible values, so the question alone answers 1 in 5, and only what stands"
             " far upstream the rest.",
-            f"Trained on {data['train']:,} sequences with distances from {data['shortest']:,} to {data['longest']:,}"
-            " residues (even on a log scale, no curriculum); each distance is tested on sequences of its own.",
+            _schedule(stages, data) + " Each distance is tested on sequences of its own.",
             "One small model and one learning rate for all, chosen so that exact attention learns the task: a method"
             " that fails may need more steps or another setting. Failing here shows that it did not learn it so.",
             "A window of w tokens in n layers sees n x w tokens; its global token (<cls>) sees and is seen by all.",
@@ -82,41 +99,74 @@ def run(settings: JobSettings) -> dict[str, Any]:
     return {row["method"]: row["accuracy"] for row in rows if row["part"] == "distance"}
 
 
-def _member(entry: str) -> Member:
+def train(stages: Sequence[str], entries: Sequence[str], settings: JobSettings) -> list[Trained]:
+    """All methods through the first stage, then those that ended through the next; the last is tested by distance."""
+    trained = [Trained(entry) for entry in entries]
+    for number, stage in enumerate(stages or [""], 1):
+        going = [one for one in trained if not one.stages or one.last.metrics]
+        is_last = number == max(len(stages), 1)
+        further = (*stage.split(), *(() if is_last else ("data.distances=[]",)))
+        members = [_member(one, number, further, many=len(stages) > 1) for one in going]
+        done = dict(zip((one.entry for one in going), run_members(members, settings, own_key="recall"), strict=True))
+        trained = [replace(one, stages=(*one.stages, *filter(None, [done.get(one.entry)]))) for one in trained]
+    return trained
+
+
+def _member(one: Trained, number: int, further: tuple[str, ...], *, many: bool) -> Member:
     """`sparse_window attention.global_tokens=0` is the choice of a group and what else the command line has."""
-    method, *further = entry.split()
-    return Member(entry, (f"method={method}", *further))
+    method, *own = one.entry.split()
+    label = f"{one.entry}-stage{number}" if many else one.entry
+    start = (as_override("init_from", str(one.last.folder)),) if one.stages else ()
+    return Member(label, (f"method={method}", *own, *further, *start))
 
 
-def rows_of(one: Ended, questions: int) -> list[Row]:
-    """Of a member: accuracy by distance, and its learning curve. `questions` are those of a sequence."""
-    assert one.metrics is not None
-    metrics = one.metrics
-    further = one.member.overrides[1:]
-    short = ", ".join(override.rpartition(".")[2] for override in further)
+def _check_stages(stages: Sequence[str], overrides: Sequence[str]) -> None:
+    if len(set(stages)) < len(stages):
+        raise ProtformerError("recall.stages names a stage twice: give each distances or steps of its own.")
+    theirs = {override_key(setting) for stage in stages for setting in stage.split()}
+    for override in overrides:
+        if override_key(override) in theirs:
+            raise ProtformerError(
+                f"{override}: each of recall.stages sets {override_key(override)} itself. Change the stages, or write"
+                " 'recall.stages=[]' to train in one."
+            )
+
+
+def _schedule(stages: Sequence[str], data: dict[str, Any]) -> str:
+    if stages:
+        return f"Trained in stages, each from the weights of the one before: {'; then '.join(stages)}."
+    return (
+        f"Trained on {data['train']:,} sequences with distances from {data['shortest']:,} to {data['longest']:,}"
+        " residues (even on a log scale, all from the start)."
+    )
+
+
+def rows_of(one: Trained, questions: int) -> list[Row]:
+    """Accuracy by distance after the last stage, and the learning curve through all. `questions` are a sequence's."""
+    metrics = [stage.metrics for stage in one.stages if stage.metrics]
+    last = metrics[-1]
+    short = ", ".join(override.rpartition(".")[2] for override in one.entry.split()[1:])
     shared = {
-        "method": f"{metrics['method']} ({short})" if short else metrics["method"],
-        "seed": metrics["seed"],
-        "parameters": metrics["parameters"],
-        "peak_memory_bytes": metrics["training"]["peak_memory_bytes"],
+        "method": f"{last['method']} ({short})" if short else last["method"],
+        "seed": last["seed"],
+        "parameters": last["parameters"],
+        "peak_memory_bytes": max(found["training"]["peak_memory_bytes"] for found in metrics),
     }
-    rows = []
-    for distance, found in _by_distance(metrics):
-        trained = found["rows"][-1]["figures"]
-        rows.append(
-            {
-                "part": "distance",
-                **shared,
-                "distance": distance,
-                "step": metrics["training"]["optimiser_steps"],
-                "seconds": metrics["training"]["seconds"],
-                **_accuracy(trained),
-                "questions": found["sequences"] * questions,
-            }
-        )
-    for point in metrics["curve"]:
-        seen = {"step": point["step"], "seconds": point["seconds"], **_accuracy(point["figures"])}
-        rows.append({"part": "curve", **shared, "distance": None, **seen, "questions": None})
+    rows: list[Row] = []
+    steps, seconds, curve = 0, 0.0, []
+    for stage, found in enumerate(metrics, 1):
+        for point in found["curve"]:
+            if point["step"] or stage == 1:
+                seen = {"stage": stage, "step": steps + point["step"], "seconds": seconds + point["seconds"]}
+                curve.append({**seen, **_accuracy(point["figures"])})
+        steps += found["training"]["optimiser_steps"]
+        seconds += found["training"]["seconds"]
+    done = {"stage": len(metrics), "step": steps, "seconds": seconds}
+    for distance, found in _by_distance(last):
+        figures = _accuracy(found["rows"][-1]["figures"])
+        answered = {"questions": found["sequences"] * questions}
+        rows.append({"part": "distance", **shared, "distance": distance, **done, **figures, **answered})
+    rows += [{"part": "curve", **shared, "distance": None, **point, "questions": None} for point in curve]
     return rows
 
 
@@ -129,6 +179,7 @@ def floor_rows(ended: list[Ended]) -> list[Row]:
             "method": row["name"],
             "seed": None,
             "distance": distance,
+            "stage": None,
             "step": None,
             "seconds": None,
             **_accuracy(row["figures"]),
