@@ -13,8 +13,8 @@ no more. Only what stands `distance` residues upstream gives the rest. How much 
 - with decoys the background has all 20 letters, and each value that does not stand upstream is sown into it as often as
   the others stand there, so that counting gives nothing. Then a value has to know its key (a first layer that looks at
   the residue before) and a question has to find the value that stands with its key (a second one): associative recall,
-  which is what separates attentions in arXiv 2312.04927, there without distance. It is learned from short distances first
-  (`recall.stages` of `conf/experiment/long_recall.yaml`).
+  which is what separates attentions in arXiv 2312.04927, there without distance. It is learned from short distances
+  first (`recall.stages` of `conf/experiment/long_recall.yaml`).
 """
 
 import numpy as np
