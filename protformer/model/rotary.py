@@ -53,8 +53,15 @@ def rotate(
 def segment_positions(cu_seqlens: Tensor, total: int) -> tuple[Int[Tensor, "total"], Int[Tensor, "total"]]:
     """For every packed row its segment and its position in it.
 
-    Lengths 3 and 2 give segments `[0 0 0 1 1]` and positions `[0 1 2 0 1]`.
+    Lengths 3 and 2 give segments `[0 0 0 1 1]` and positions `[0 1 2 0 1]`. ValueError where offsets on a CPU are not
+    those of `total` rows: some attentions would answer all the same, with zeros (asking a GPU would wait for it).
     """
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling():
+        offsets = cu_seqlens.numpy()
+        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != total or (offsets[1:] < offsets[:-1]).any():
+            raise ValueError(
+                f"cu_seqlens are to rise from 0 to the {total} rows of the pack, not {cu_seqlens.tolist()}"
+            )
     rows = torch.arange(total, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
     segments = torch.searchsorted(cu_seqlens[1:].contiguous(), rows, right=True)
     return segments, (rows - cu_seqlens[segments]).long()

@@ -212,6 +212,12 @@ def test_positions_count_from_zero_in_every_segment_and_skip_empty_ones():
     assert positions.tolist() == [0, 1, 2, 0, 1]
 
 
+@pytest.mark.parametrize("offsets", [[0, 4], [0, 4, 9], [1, 5], [0, 4, 3, 5], []])
+def test_offsets_of_another_pack_are_refused(offsets):
+    with pytest.raises(ValueError, match="rise from 0 to the 5 rows"):
+        segment_positions(torch.tensor(offsets, dtype=torch.int32), 5)
+
+
 def test_half_precision_inputs_keep_fp32_angles():
     x = torch.randn(1, 1, 16).bfloat16()
     turned = rotate(x, *Rotary(head_dim=16)(torch.tensor([4001])))
