@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -165,6 +166,38 @@ def test_settings_of_one_method_make_arms_of_their_own(tmp_path):
     assert knobs["attention.features.num_features"]["64"] == ["performer-positive (num_features 64)"]
     assert "features.num_features" not in knobs, "it has an effect as attention.features alone"
     assert set(knobs["attention._target_"]) == {"ExactAttention", "FavorAttention"}
+
+
+def arms_with(tmp_path: Path, *configs: dict[str, Any]) -> list[str]:
+    folder = sweep(tmp_path / "m", *(Plan(method="performer-positive", config=config) for config in configs))
+    return [arm.label for arm in arms_of(read_inputs([folder]).groups[0])]
+
+
+def test_a_class_stands_for_what_it_brings_with_it(tmp_path):
+    every, geometric = ({"_target_": f"protformer.training.redraw.{name}"} for name in ("Every", "Geometric"))
+    labels = arms_with(
+        tmp_path,
+        {"redraw": {**every, "every": 100}},
+        {"redraw": {**geometric, "every": 100, "ratio": 2.0}},
+        {"redraw": {**geometric, "every": 200, "ratio": 2.0}},
+    )
+    assert labels == [
+        "performer-positive (redraw Every, every 100)",
+        "performer-positive (redraw Geometric, every 100)",
+        "performer-positive (redraw Geometric, every 200)",
+    ]
+
+
+def test_a_label_names_a_few_settings_and_counts_the_others(tmp_path):
+    def model(size: int, lr: float) -> dict[str, Any]:
+        shape = {"hidden_size": size, "num_layers": size // 32, "num_heads": size // 16, "intermediate_size": 4 * size}
+        return {"model": shape, "optimizer": {"lr": lr}}
+
+    assert arms_with(tmp_path, model(64, 0.1), model(64, 0.2), model(128, 0.1)) == [
+        "performer-positive (hidden_size 64, lr 0.1, 3 more settings)",
+        "performer-positive (hidden_size 64, lr 0.2, 3 more settings)",
+        "performer-positive (hidden_size 128, lr 0.1, 3 more settings)",
+    ]
 
 
 def test_knobs_beside_the_attention_are_pointed_out(three):

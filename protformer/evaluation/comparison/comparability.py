@@ -25,6 +25,8 @@ MACHINE = ("data", "diagnostics", "evaluate", "compile", "trainer.accelerator", 
            "trainer.enable_progress_bar", "data.num_workers")  # fmt: skip
 """Settings that make no other method of a method: how it ran, and data, which are compared by their hashes."""
 ABSENT = "(not set)"
+MOST_TOLD = 3
+"""Settings in a label, which has to fit beside a curve."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +173,48 @@ def arms_of(group: Group) -> list[Arm]:
         variants: dict[tuple[str, ...], list[Run]] = {}
         for run, chosen in zip(runs, settings, strict=True):
             variants.setdefault(tuple(_text(chosen, key) for key in keys), []).append(run)
+        labels = _labels(keys, list(variants))
         for variant, (values, members) in enumerate(sorted(variants.items(), key=lambda item: _natural(item[0]))):
-            told = ", ".join(_setting(k, v) for k, v in zip(keys, values, strict=True) if v != ABSENT)
             seeds = [run.seed for run in members]
             twice = next((run for run in members if seeds.count(run.seed) > 1), None)
             if twice is not None:
                 names = " and ".join(run.name for run in members if run.seed == twice.seed)
                 raise ProtformerError(f"{names} are one method with one seed and the same settings: give one of them.")
-            label = f"{method} ({told})" if told else method
+            label = f"{method} ({labels[values]})" if labels[values] else method
             arms.append(Arm(label, method, variant, tuple(sorted(members, key=lambda run: run.seed))))
     return arms
+
+
+def _labels(keys: list[str], variants: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """The settings that tell variants apart, in few words; "" for a single one.
+
+    A class stands for the settings that it brings with it. Of more than `MOST_TOLD` settings those that suffice to tell
+    the variants apart are named and the others counted (a table of the report has them all).
+    """
+    places = [place for place, key in enumerate(keys) if not _goes_without_saying(key, place, keys, variants)]
+    named = places
+    if len(places) > MOST_TOLD:
+        named, known = [], 1
+        for place in places:
+            parts = len({tuple(values[p] for p in (*named, place)) for values in variants})
+            if parts > known:
+                named.append(place)
+                known = parts
+    labels = {}
+    for values in variants:
+        told = [_setting(keys[place], values[place]) for place in named if values[place] != ABSENT]
+        others = sum(values[place] != ABSENT for place in places if place not in named)
+        labels[values] = ", ".join([*told, *([f"{others} more settings"] if others else [])])
+    return labels
+
+
+def _goes_without_saying(key: str, place: int, keys: list[str], variants: Sequence[tuple[str, ...]]) -> bool:
+    """A setting of a class that is told, where all that have this class have the same value."""
+    owner = f"{key.rpartition('.')[0]}._target_"
+    if key == owner or owner not in keys:
+        return False
+    pairs = {(values[keys.index(owner)], values[place]) for values in variants}
+    return len(pairs) == len({which for which, _ in pairs})
 
 
 def _of_variant(run: Run) -> dict[str, Any]:
