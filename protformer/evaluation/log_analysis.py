@@ -1,21 +1,28 @@
 """An experiment's rows and pictures in W&B: a table that can be sorted and plotted there, beside the training runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger, WandbLogger
 
+from protformer.errors import shown_path
 from protformer.evaluation.analysis import Analysis, write_analysis
+from protformer.evaluation.members import Ended, require_all
 from protformer.training.loggers import job_logger
 from protformer.training.settings import JobSettings
 
 
-def conclude(analysis: Analysis, settings: JobSettings) -> Path:
-    """Write an experiment's rows into its run folder, and log them as the configuration says; where they are."""
+def conclude(
+    analysis: Analysis, settings: JobSettings, show: Callable[[], None], *, ended: Sequence[Ended] = ()
+) -> None:
+    """An experiment's end: its rows in the run folder and in the configuration's logger, `show` for the terminal, and
+    where the rows lie. ProtformerError, after all that, where one of its members failed (`ended`)."""
     path = write_analysis(analysis, settings.run_dir)
     log_analysis(analysis, job_logger(settings))
-    return path
+    show()
+    print(f"Rows: {shown_path(path)}")
+    require_all(ended, path)
 
 
 def log_analysis(

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from protformer.attention import ExactAttention
 from protformer.data.corpus import Corpus
-from protformer.errors import shown_path
 from protformer.evaluation.activations import LookedAt, choose_proteins, load
 from protformer.evaluation.analysis import Analysis
 from protformer.evaluation.approximation.errors import Reference
@@ -50,9 +49,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         notes=notes,
         settings=settings.config["approximation"] | {"seed": chosen.seed},
     )
-    path = conclude(analysis, settings)
-    _print(rows, chosen)
-    print(f"Rows: {shown_path(path)}")
+    conclude(analysis, settings, lambda: _print(rows, chosen))
     return {"rows": len(rows)}
 
 

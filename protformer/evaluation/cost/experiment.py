@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from protformer.errors import ProtformerError, shown_path
+from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, Row
 from protformer.evaluation.attention_benchmark.cases import DIRECTIONS, DTYPE_NAMES, DTYPES, Case
 from protformer.evaluation.attention_benchmark.group import measure_group
@@ -66,9 +66,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         settings={**chosen, "model": model, "seed": settings.config["seed"]},
         measured={**surroundings(), "hardware": hardware(device), "versions": versions()},
     )
-    path = conclude(analysis, settings)
-    _print(rows, slopes)
-    print(f"Rows: {shown_path(path)}")
+    conclude(analysis, settings, lambda: _print(rows, slopes))
     return {"rows": len(rows)}
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from protformer.errors import ProtformerError, shown_path
+from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, Row, View
 from protformer.evaluation.log_analysis import conclude
-from protformer.evaluation.members import Ended, Member, failures, override_key, require_all, run_members
+from protformer.evaluation.members import Ended, Member, failures, override_key, run_members
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
 
@@ -92,10 +92,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         ],
         settings=chosen | {"seed": settings.config["seed"], "model": settings.config["model"], "data": data},
     )
-    path = conclude(analysis, settings)
-    _print(rows)
-    print(f"Rows: {shown_path(path)}")
-    require_all(ended, path)
+    conclude(analysis, settings, lambda: _print(rows), ended=ended)
     return {row["method"]: row["accuracy"] for row in rows if row["part"] == "distance"}
 
 

@@ -1,7 +1,6 @@
 """Experiment 6: amino-acid similarity, as a model's attention has it, against BLOSUM62."""
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from protformer.data.alphabet import STANDARD
 from protformer.data.corpus import Corpus
-from protformer.errors import ProtformerError, shown_path
+from protformer.errors import ProtformerError
 from protformer.evaluation.activations import LookedAt, choose_proteins, load_all
 from protformer.evaluation.analysis import Analysis, View
 from protformer.evaluation.log_analysis import conclude
@@ -44,9 +43,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         notes=_NOTES,
         settings=settings.config["similarity"] | {"seed": chosen.seed},
     )
-    path = conclude(analysis, settings)
-    _print(entries, rows)
-    print(f"Rows: {shown_path(Path(path))}")
+    conclude(analysis, settings, lambda: _print(entries, rows))
     return {"rows": len(rows)}
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from protformer.errors import ProtformerError, shown_path
+from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, Row, View
 from protformer.evaluation.log_analysis import conclude
-from protformer.evaluation.members import Ended, Member, failures, require_all, run_members
+from protformer.evaluation.members import Ended, Member, failures, run_members
 from protformer.model import read_config
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
@@ -78,10 +78,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         notes=notes + failures(ended),
         settings={**chosen, "seed": settings.config["seed"], "trunk": trunk},
     )
-    path = conclude(analysis, settings)
-    _print(rows)
-    print(f"Rows: {shown_path(path)}")
-    require_all(ended, path)
+    conclude(analysis, settings, lambda: _print(rows), ended=ended)
     return {"rows": len(rows)}
 
 
