@@ -14,7 +14,7 @@ from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View, write_analysis
 from protformer.evaluation.comparison import compare, make_report, write_report
 from protformer.evaluation.comparison.answer import answer
-from protformer.evaluation.comparison.charts import Chart
+from protformer.evaluation.comparison.charts import LABEL_WIDTH, Chart, Series
 from protformer.evaluation.comparison.comparability import arms_of, differing_knobs
 from protformer.evaluation.comparison.page import as_json
 from protformer.evaluation.comparison.reading import Group, read_inputs, read_run
@@ -198,6 +198,17 @@ def test_a_label_names_a_few_settings_and_counts_the_others(tmp_path):
         "performer-positive (hidden_size 64, lr 0.2, 3 more settings)",
         "performer-positive (hidden_size 128, lr 0.1, 3 more settings)",
     ]
+
+
+def test_a_label_beside_a_panel_leaves_it_room():
+    def lines(label: str) -> list[str]:
+        return Series(label=label, method="exact", x=[], y=[]).lines
+
+    assert lines("exact") == ["exact"]
+    assert lines("linformer (rank 64)") == ["linformer", "(rank 64)"]
+    long = lines("performer-positive (hidden_size 64, lr 0.1, 3 more settings)")
+    assert len(long) == 3 and max(map(len, long)) <= LABEL_WIDTH
+    assert " ".join(long) == "performer-positive (hidden_size 64, lr 0.1, 3 more settings)"
 
 
 def test_knobs_beside_the_attention_are_pointed_out(three):

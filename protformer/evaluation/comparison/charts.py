@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from protformer.evaluation.methods import in_order
 
 Row = dict[str, Any]
 Number = float | int
+LABEL_WIDTH = 24
+"""Characters in a line of a label beside a panel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,12 @@ class Series:
     high: list[Number | None] | None = None
     singles: list[Number] = field(default_factory=list)
     """Kind "interval": the value of each seed."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The label for the side of a panel: its settings below the method, or they would leave no room for it."""
+        method, bracket, settings = self.label.partition(" (")
+        return [method, *textwrap.wrap(f"({settings}", LABEL_WIDTH)] if bracket else [method]
 
 
 @dataclass(frozen=True, kw_only=True)

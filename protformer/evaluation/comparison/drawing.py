@@ -54,8 +54,8 @@ def draw(chart: Chart, folder: Path) -> list[Path]:
 
 def _figure(chart: Chart, columns: int, rows: int) -> Any:
     if chart.kind == "interval":
-        methods = max(len(panel.series) for panel in chart.panels)
-        return new_figure(figsize=(3.1 * columns + 1.9, rows * (1.25 + 0.3 * methods) + 0.4))
+        lines = max(sum(max(len(one.lines), 1.6) for one in panel.series) for panel in chart.panels)
+        return new_figure(figsize=(3.1 * columns + 1.9, rows * (1.25 + 0.19 * lines) + 0.4))
     return new_figure(figsize=(3.5 * columns + 2.1, 3.1 * rows + 0.5))
 
 
@@ -168,15 +168,19 @@ def _intervals(axis: Any, panel: Panel, handles: dict[str, Any]) -> None:
         axis.plot(one.singles, [place + 0.22] * len(one.singles), ".", ms=4, color=options["color"], alpha=0.65)
         (handle,) = axis.plot(one.x, [place], ms=6, **{**options, "linestyle": "none"})
         handles.setdefault(one.label, handle)
-    for number, rule in enumerate(panel.rules):
+    axis.margins(x=0.08)
+    for rule in panel.rules:
         axis.axvline(rule.value, color=FLOOR_COLOUR, lw=0.8, ls=(0, (2, 2)), zorder=0)
+    start, end = axis.get_xlim()
+    for number, rule in enumerate(panel.rules):
+        # to the left of its line, but where there is no room for so many letters
+        side = 1 if rule.value - start < 0.02 * len(rule.label) * (end - start) else -1
         axis.annotate(rule.label, (rule.value, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      xytext=(-2, -2 - 8 * (number % 3)), fontsize=6.5, color=FLOOR_COLOUR,
-                      ha="right", va="top")  # fmt: skip
-    axis.set_yticks(range(len(panel.series)), [one.label for one in panel.series])
+                      xytext=(2 * side, -2 - 8 * (number % 3)), fontsize=6.5, color=FLOOR_COLOUR,
+                      ha="left" if side > 0 else "right", va="top")  # fmt: skip
+    axis.set_yticks(range(len(panel.series)), ["\n".join(one.lines) for one in panel.series])
     axis.set_ylim(len(panel.series) - 0.4, -0.9)  # the first at the top, room for the floors' names
     axis.grid(axis="x", lw=0.4, alpha=0.5)
-    axis.margins(x=0.08)
 
 
 def _errors(one: Series, middle: Sequence[Number]) -> list[list[Number]]:

@@ -184,7 +184,7 @@ def _chart(chart: Chart, charts: list[dict[str, Any]], methods: dict[str, tuple[
         number = len(charts)
         charts.append(_figure(chart, panel))
         title = f"<h4>{html.escape(panel.title)}</h4>" if panel.title else ""
-        height = 90 + 30 * len(panel.series) if chart.kind == "interval" else 330
+        height = 90 + sum(max(30, 15 * len(one.lines)) for one in panel.series) if chart.kind == "interval" else 330
         label = html.escape(f"{chart.title} {panel.title}".strip())
         panels.append(
             f'<div class="panel">{title}<div class="plot" id="plot-{number}" style="height:{max(height, 170)}px" '
@@ -261,14 +261,15 @@ def _traces(chart: Chart, one: Series, *, bars: bool = False) -> list[dict[str, 
     base: dict[str, Any] = {"name": name, "meta": one.label, "showlegend": False}
     marker = {"color": found.colour, "symbol": PLOTLY_MARKERS.get(found.marker, found.marker), "size": 6}
     if chart.kind == "interval":
+        place = _text("\n".join(one.lines))
         traces = []
         if one.singles:
             traces.append({**base, "type": "scatter", "mode": "markers", "x": one.singles,
-                           "y": [name] * len(one.singles),
+                           "y": [place] * len(one.singles),
                            "marker": {"symbol": "line-ns", "size": 12, "line": {"color": found.colour, "width": 1.5}},
                            "hovertemplate": "seed: %{x:.4g}<extra></extra>"})  # fmt: skip
         errors = {"error_x": _errors(one, one.x, found.colour)} if one.low and one.high else {}
-        return [*traces, {**base, "type": "scatter", "mode": "markers", "x": one.x, "y": [name] * len(one.x),
+        return [*traces, {**base, "type": "scatter", "mode": "markers", "x": one.x, "y": [place] * len(one.x),
                           "marker": {**marker, "size": 9}, **errors}]  # fmt: skip
     xs = [_text(x) if isinstance(x, str) else x for x in one.x]
     if chart.kind == "bar":
