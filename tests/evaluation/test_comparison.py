@@ -207,7 +207,8 @@ def test_a_label_beside_a_panel_leaves_it_room():
     assert lines("exact") == ["exact"]
     assert lines("linformer (rank 64)") == ["linformer", "(rank 64)"]
     long = lines("performer-positive (hidden_size 64, lr 0.1, 3 more settings)")
-    assert len(long) == 3 and max(map(len, long)) <= LABEL_WIDTH
+    assert len(long) == 3
+    assert max(map(len, long)) <= LABEL_WIDTH
     assert " ".join(long) == "performer-positive (hidden_size 64, lr 0.1, 3 more settings)"
 
 
