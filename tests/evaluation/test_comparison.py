@@ -212,6 +212,14 @@ def test_a_label_beside_a_panel_leaves_it_room():
     assert " ".join(long) == "performer-positive (hidden_size 64, lr 0.1, 3 more settings)"
 
 
+@pytest.mark.parametrize(("joined", "said"), [(None, "over the protein"), (8192, "over all that was joined to 8,192")])
+def test_what_uniform_attention_is_a_mean_of(joined, said, tmp_path):
+    config = {"data": {"concatenate": joined}}
+    folder = sweep(tmp_path / "m", *(Plan(method=method, config=config) for method in ("exact", "uniform")))
+    (comparison,) = make_report([folder]).comparisons
+    assert f"a plain mean {said}" in answer(comparison)[0]
+
+
 def test_knobs_beside_the_attention_are_pointed_out(three):
     file = three / "member2" / "config.yaml"
     config = yaml.safe_load(file.read_text())

@@ -50,7 +50,9 @@ def _reached(comparison: Comparison, rows: dict[str, Row], reference: Arm | None
         return f"{start}, {best} has the best {headline.label} on {where(comparison)}: {_value(rows[best], column)}."
     told = f"{start}, exact attention reaches a {headline.label} of {_value(rows[reference.label], column)}"
     if floor is not None:
-        told += f", and uniform attention, a plain mean over the protein, {_value(rows[floor.label], column)}"
+        joined = floor.runs[0].config.get("data.concatenate")
+        mean = f"over all that was joined to {joined:,} tokens" if joined else "over the protein"
+        told += f", and uniform attention, a plain mean {mean}, {_value(rows[floor.label], column)}"
     return f"{told} on {where(comparison)}."
 
 
