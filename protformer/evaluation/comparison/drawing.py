@@ -125,7 +125,7 @@ def _label_log_axis(axis: Any, values: Sequence[Number], places: int = 0) -> Non
 
     Matplotlib's own labels of a short log axis (2 x 10^1, 3 x 10^1, ...) run into one another.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     distinct = sorted({value for value in values if value > 0})
     if not distinct:
@@ -133,6 +133,8 @@ def _label_log_axis(axis: Any, values: Sequence[Number], places: int = 0) -> Non
     axis.set_minor_formatter(NullFormatter())
     if len(distinct) <= places:
         axis.set_ticks(distinct)
+    elif distinct[-1] < 4 * distinct[0]:  # powers of ten, and two and five times them, may all lie outside
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     elif distinct[-1] < 100 * distinct[0]:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     else:
