@@ -9,8 +9,9 @@ import importlib.resources
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 from protformer.errors import ProtformerError
@@ -18,6 +19,8 @@ from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series
 from protformer.evaluation.comparison.tables import Table
 from protformer.evaluation.methods import FLOOR_COLOUR, in_order, look
 
+MOST_TICKS = 6
+"""Values that have room for their numbers on a logarithmic axis of a panel."""
 PLOTLY_MARKERS = {"triangle-up": "triangle-up", "triangle-down": "triangle-down", "cross": "x"}
 
 
@@ -203,14 +206,16 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
     beside = not interval and chart.kind != "bar" and bool(categories)
     series = _side_by_side(panel.series, categories) if beside else panel.series
     traces = [trace for one in series for trace in _traces(chart, one, bars=beside)]
-    measured: dict[str, Any] = {"title": {"text": _text(panel.x_label)}, "type": chart.x_scale}
+    measured: dict[str, Any] = {"title": {"text": _text(panel.x_label)}, **_scale(chart.x_scale)}
+    if chart.x_scale == "log":
+        measured |= _ticks([x for one in panel.series for x in one.x if not isinstance(x, str)])
     if beside:
         places = list(range(len(categories)))
         measured |= {"type": "linear", "tickvals": places, "ticktext": [_text(x) for x in categories],
                      "range": [-0.5, len(categories) - 0.5]}  # fmt: skip
     elif categories and not interval:
         measured["type"] = "category"
-    other: dict[str, Any] = {"title": {"text": _text(chart.y_label)}, "type": chart.y_scale}
+    other: dict[str, Any] = {"title": {"text": _text(chart.y_label)}, **_scale(chart.y_scale)}
     if interval:
         other = {"autorange": "reversed", "type": "category"}
     elif panel.y_range is not None:
@@ -239,6 +244,19 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
         )
     return {"data": traces, "layout": {"xaxis": measured, "yaxis": other, "shapes": shapes, "annotations": notes,
                                        "barmode": "group", "rules": len(panel.rules) if interval else 0}}  # fmt: skip
+
+
+def _scale(scale: str) -> dict[str, Any]:
+    """An axis' type; on a logarithmic one whole numbers, where Plotly would write the first digit of most."""
+    return {"type": scale, **({"tickformat": ",~g"} if scale == "log" else {})}
+
+
+def _ticks(values: Iterable[Number]) -> dict[str, Any]:
+    """Of a logarithmic axis: at the values where they lie apart, counted from the greatest."""
+    distinct = sorted({value for value in values if value > 0})
+    if len(distinct) < 2 or any(after < 1.4 * before for before, after in pairwise(distinct)):
+        return {}
+    return {"tickvals": distinct[:: -math.ceil(len(distinct) / MOST_TICKS)]}
 
 
 def _side_by_side(series: Sequence[Series], categories: list[str]) -> list[Series]:
