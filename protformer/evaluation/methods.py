@@ -74,7 +74,9 @@ _MARKERS: tuple[Marker, ...] = (
 
 
 def canonical(implementation: str) -> str:
-    """What a benchmark's implementation is: `protformer-exact` is `exact`, `protformer-relu` is `performer-relu`."""
+    """What a benchmark's implementation is: `protformer-exact` is `exact`, `protformer-relu` is `performer-relu`; and a
+    method without its settings: `linformer (length=4096)` is `linformer`."""
+    implementation = implementation.partition(" (")[0]
     if implementation.startswith("protformer-"):
         own = implementation.removeprefix("protformer-")
         return own if own in LOOKS or own.partition("-")[0] in _FAMILIES else f"performer-{own}"

@@ -14,10 +14,11 @@ from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View, write_analysis
 from protformer.evaluation.comparison import compare, make_report, write_report
 from protformer.evaluation.comparison.answer import answer
-from protformer.evaluation.comparison.charts import LABEL_WIDTH, Chart, Series
+from protformer.evaluation.comparison.charts import LABEL_WIDTH, Chart, Series, analysis_charts
 from protformer.evaluation.comparison.comparability import arms_of, differing_knobs
 from protformer.evaluation.comparison.page import as_json
 from protformer.evaluation.comparison.reading import Group, read_inputs, read_run
+from protformer.evaluation.methods import look
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
@@ -198,6 +199,21 @@ def test_a_label_names_a_few_settings_and_counts_the_others(tmp_path):
         "performer-positive (hidden_size 64, lr 0.2, 3 more settings)",
         "performer-positive (hidden_size 128, lr 0.1, 3 more settings)",
     ]
+
+
+def test_one_method_with_two_settings_has_two_looks_of_one_colour():
+    rows = [
+        {"method": name, "x": x, "y": 1.0}
+        for name in ("sparse-window", "sparse-window (global_tokens=0)", "linformer (length=4096)")
+        for x in (1, 2)
+    ]
+    view = View(title="t", x="x", y="y", x_label="x", y_label="y")
+    analysis = Analysis(kind="k", title="t", question="q", rows=rows, views=[view], columns={})
+    looks = {one.label: look(one.method, one.variant) for one in analysis_charts("a", analysis)[0].panels[0].series}
+    linformer, window, without = looks.values()  # (in the order of tables)
+    assert window.colour == without.colour
+    assert (window.dash, window.marker) != (without.dash, without.marker)
+    assert linformer == look("linformer")
 
 
 def test_a_label_beside_a_panel_leaves_it_room():

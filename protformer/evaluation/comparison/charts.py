@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from protformer.evaluation.analysis import Analysis, View
-from protformer.evaluation.methods import in_order
+from protformer.evaluation.methods import canonical, in_order
 
 Row = dict[str, Any]
 Number = float | int
@@ -135,14 +135,14 @@ def _series(rows: Sequence[Row], view: View) -> list[Series]:
                 Series(
                     label=label if method in label else f"{method}, {label}",
                     method=method,
-                    variant=counts.get(method, 0),
+                    variant=counts.get(canonical(method), 0),
                     x=[row[view.x] for row in points],
                     y=[row[view.y] for row in points],
                     low=low if high else None,
                     high=high if low else None,
                 )
             )
-            counts[method] = counts.get(method, 0) + 1
+            counts[canonical(method)] = counts.get(canonical(method), 0) + 1
     return found
 
 

@@ -206,16 +206,17 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
     beside = not interval and chart.kind != "bar" and bool(categories)
     series = _side_by_side(panel.series, categories) if beside else panel.series
     traces = [trace for one in series for trace in _traces(chart, one, bars=beside)]
-    measured: dict[str, Any] = {"title": {"text": _text(panel.x_label)}, **_scale(chart.x_scale)}
+    xs, ys = ([value for one in panel.series for value in getattr(one, axis)] for axis in ("x", "y"))
+    measured: dict[str, Any] = {"title": {"text": _text(panel.x_label)}, **_scale(chart.x_scale, xs)}
     if chart.x_scale == "log":
-        measured |= _ticks([x for one in panel.series for x in one.x if not isinstance(x, str)])
+        measured |= _ticks([x for x in xs if not isinstance(x, str)])
     if beside:
         places = list(range(len(categories)))
         measured |= {"type": "linear", "tickvals": places, "ticktext": [_text(x) for x in categories],
                      "range": [-0.5, len(categories) - 0.5]}  # fmt: skip
     elif categories and not interval:
         measured["type"] = "category"
-    other: dict[str, Any] = {"title": {"text": _text(chart.y_label)}, **_scale(chart.y_scale)}
+    other: dict[str, Any] = {"title": {"text": _text(chart.y_label)}, **_scale(chart.y_scale, ys)}
     if interval:
         other = {"autorange": "reversed", "type": "category"}
     elif panel.y_range is not None:
@@ -246,9 +247,12 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
                                        "barmode": "group", "rules": len(panel.rules) if interval else 0}}  # fmt: skip
 
 
-def _scale(scale: str) -> dict[str, Any]:
-    """An axis' type; on a logarithmic one whole numbers, where Plotly would write the first digit of most."""
-    return {"type": scale, **({"tickformat": ",~g"} if scale == "log" else {})}
+def _scale(scale: str, values: Iterable[Any]) -> dict[str, Any]:
+    """An axis' type; a logarithmic one has whole numbers ("2M" for millions), where Plotly writes the first digit."""
+    if scale != "log":
+        return {"type": scale}
+    greatest = max((value for value in values if isinstance(value, int | float)), default=0)
+    return {"type": scale, "tickformat": "~s" if greatest >= 1e6 else ",~g"}
 
 
 def _ticks(values: Iterable[Number]) -> dict[str, Any]:

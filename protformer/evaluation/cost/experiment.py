@@ -24,7 +24,8 @@ from protformer.evaluation.log_analysis import conclude
 from protformer.surroundings import OtherPrograms, hardware, surroundings, versions
 from protformer.training.settings import JobSettings
 
-WIDTH = 120  # of tables where the output is no terminal
+WIDTH = 132  # of tables where the output is no terminal
+METHOD_WIDTH = 18  # where it is a narrow one: three names that begin with "performer-" have to be told apart
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def _print(rows: list[Row], slopes: list[Row]) -> None:
             continue
         lengths = sorted({row["length"] for row in of_part})
         table = Table(title=f"{title}: milliseconds by tokens (* over the limit)")
-        table.add_column("method")
+        table.add_column("method", overflow="fold", min_width=METHOD_WIDTH)
         for length in lengths:
             table.add_column(f"{length:,}", justify="right")
         for heading in ("slope of time", "of memory"):

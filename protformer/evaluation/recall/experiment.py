@@ -219,7 +219,7 @@ def views() -> list[View]:
             x="step",
             y="accuracy",
             x_label="optimiser steps",
-            y_label=f"{y_label} (validation set)",
+            y_label="share answered rightly (validation set)",
             where={"part": "curve"},
         ),
         View(
@@ -227,7 +227,7 @@ def views() -> list[View]:
             x="seconds",
             y="accuracy",
             x_label="seconds of training steps",
-            y_label=f"{y_label} (validation set)",
+            y_label="share answered rightly (validation set)",
             where={"part": "curve"},
         ),
     ]
