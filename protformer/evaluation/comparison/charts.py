@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from protformer.evaluation.analysis import Analysis, View
@@ -12,6 +13,8 @@ from protformer.evaluation.methods import canonical, in_order
 
 Row = dict[str, Any]
 Number = float | int
+MOST_TICKS = 6
+"""Values that have room for their numbers on a logarithmic axis of a panel."""
 LABEL_WIDTH = 24
 """Characters in a line of a label beside a panel."""
 
@@ -104,6 +107,14 @@ def analysis_charts(name: str, analysis: Analysis) -> list[Chart]:
             )
         )
     return charts
+
+
+def log_ticks(values: Iterable[Number]) -> list[Number]:
+    """Of a logarithmic axis: the values themselves where they lie apart, counted from the greatest; else none."""
+    distinct = sorted({value for value in values if value > 0})
+    if len(distinct) < 2 or any(after < 1.4 * before for before, after in pairwise(distinct)):
+        return []
+    return distinct[:: -math.ceil(len(distinct) / MOST_TICKS)]
 
 
 def _takes_part(row: Row, view: View) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series
+from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks
 from protformer.evaluation.methods import FLOOR_COLOUR, Look, look
 from protformer.evaluation.plots import DASHES, MARKERS, new_figure, save_figure
 
@@ -102,7 +102,8 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
         axis.xaxis.get_major_locator().set_params(integer=True)  # no half layers or steps
     elif chart.x_scale == "log":
         axis.set_xscale("log")
-        _label_log_axis(axis.xaxis, [x for one in panel.series for x in one.x if not isinstance(x, str)], places=7)
+        xs = [x for one in panel.series for x in one.x if not isinstance(x, str)]
+        _label_log_axis(axis.xaxis, xs, log_ticks(xs))
     if chart.y_scale == "log":
         axis.set_yscale("log")
         _label_log_axis(axis.yaxis, [y for one in panel.series for y in one.y])
@@ -120,8 +121,8 @@ def _above_zero(one: Series) -> Series:
     return replace(one, **{name: [found[i] for i in kept] for name, found in columns.items() if found is not None})
 
 
-def _label_log_axis(axis: Any, values: Sequence[Number], places: int = 0) -> None:
-    """Plain numbers that do not overlap: the values themselves where there are at most `places` of them.
+def _label_log_axis(axis: Any, values: Sequence[Number], ticks: Sequence[Number] = ()) -> None:
+    """Plain numbers that do not overlap, at `ticks` where there are any.
 
     Matplotlib's own labels of a short log axis (2 x 10^1, 3 x 10^1, ...) run into one another.
     """
@@ -131,8 +132,8 @@ def _label_log_axis(axis: Any, values: Sequence[Number], places: int = 0) -> Non
     if not distinct:
         return
     axis.set_minor_formatter(NullFormatter())
-    if len(distinct) <= places:
-        axis.set_ticks(distinct)
+    if ticks:
+        axis.set_ticks(ticks)
     elif distinct[-1] < 4 * distinct[0]:  # powers of ten, and two and five times them, may all lie outside
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     elif distinct[-1] < 100 * distinct[0]:

@@ -11,16 +11,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 from protformer.errors import ProtformerError
-from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series
+from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks
 from protformer.evaluation.comparison.tables import Table
 from protformer.evaluation.methods import FLOOR_COLOUR, in_order, look
 
-MOST_TICKS = 6
-"""Values that have room for their numbers on a logarithmic axis of a panel."""
 PLOTLY_MARKERS = {"triangle-up": "triangle-up", "triangle-down": "triangle-down", "cross": "x"}
 
 
@@ -209,7 +206,8 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
     xs, ys = ([value for one in panel.series for value in getattr(one, axis)] for axis in ("x", "y"))
     measured: dict[str, Any] = {"title": {"text": _text(panel.x_label)}, **_scale(chart.x_scale, xs)}
     if chart.x_scale == "log":
-        measured |= _ticks([x for x in xs if not isinstance(x, str)])
+        ticks = log_ticks(x for x in xs if not isinstance(x, str))
+        measured |= {"tickvals": ticks} if ticks else {}
     if beside:
         places = list(range(len(categories)))
         measured |= {"type": "linear", "tickvals": places, "ticktext": [_text(x) for x in categories],
@@ -253,14 +251,6 @@ def _scale(scale: str, values: Iterable[Any]) -> dict[str, Any]:
         return {"type": scale}
     greatest = max((value for value in values if isinstance(value, int | float)), default=0)
     return {"type": scale, "tickformat": "~s" if greatest >= 1e6 else ",~g"}
-
-
-def _ticks(values: Iterable[Number]) -> dict[str, Any]:
-    """Of a logarithmic axis: at the values where they lie apart, counted from the greatest."""
-    distinct = sorted({value for value in values if value > 0})
-    if len(distinct) < 2 or any(after < 1.4 * before for before, after in pairwise(distinct)):
-        return {}
-    return {"tickvals": distinct[:: -math.ceil(len(distinct) / MOST_TICKS)]}
 
 
 def _side_by_side(series: Sequence[Series], categories: list[str]) -> list[Series]:
