@@ -236,6 +236,14 @@ def test_what_uniform_attention_is_a_mean_of(joined, said, tmp_path):
     assert f"a plain mean {said}" in answer(comparison)[0]
 
 
+@pytest.mark.parametrize(("schedule", "warned"), [("cosine", True), ("constant", False)])
+def test_curves_against_time_say_that_the_learning_rate_falls(schedule, warned, tmp_path):
+    config = {"optimizer": {"schedule": schedule}}
+    folder = sweep(tmp_path / "m", *(Plan(method=method, config=config) for method in ("exact", "uniform")))
+    assert command(folder, "-o", tmp_path / "report") == 0
+    assert ("The learning rate falls" in (tmp_path / "report" / "index.html").read_text()) == warned
+
+
 def test_knobs_beside_the_attention_are_pointed_out(three):
     file = three / "member2" / "config.yaml"
     config = yaml.safe_load(file.read_text())

@@ -8,6 +8,7 @@ from protformer.evaluation.analysis import Analysis, View
 from protformer.evaluation.comparison.charts import Chart, Number, Panel, Rule, Series
 from protformer.evaluation.comparison.comparability import Arm
 from protformer.evaluation.comparison.comparison import Comparison
+from protformer.evaluation.comparison.reading import Run
 from protformer.evaluation.comparison.statistics import ALL, Row, common_seeds, plain_arm
 from protformer.evaluation.methods import REFERENCE, canonical
 
@@ -16,6 +17,10 @@ AXES = {
     "seconds": ("wall-clock of training steps, minutes", 1 / 60),
     "cpu_seconds": ("CPU time of training steps, minutes", 1 / 60),
 }
+_SCHEDULE = (
+    " The learning rate falls to the end of a run: at equal time the slower method has more of that fall before it than"
+    " a run that ended there, which would have come lower."
+)
 
 
 def comparison_charts(comparison: Comparison) -> list[Chart]:
@@ -157,7 +162,8 @@ def _learning(comparison: Comparison) -> list[Chart]:
             panels=panels,
             group=comparison.title,
             caption="Lines are means over seeds, bands their extremes, level lines the floors. What lies far off (the"
-            " start) is outside the picture; on the page a double click shows it.",
+            " start) is outside the picture; on the page a double click shows it."
+            + (_SCHEDULE if any(_falls(run) for arm in comparison.arms for run in arm.runs) else ""),
         )
     ]
     reference = plain_arm(comparison.arms, REFERENCE)
@@ -197,6 +203,10 @@ def _line(arm: Arm, points: Sequence[Row], column: str, axis: str, scale: float)
     ys = [[steps[step][column] for steps in by_seed] for step in shared]
     xs = [scale * statistics.fmean(steps[step][axis] for steps in by_seed) for step in shared]
     return _banded(arm, xs, ys)
+
+
+def _falls(run: Run) -> bool:
+    return run.config.get("optimizer.schedule", "constant") != "constant"
 
 
 def _distance(arm: Arm, reference: Arm, points: Sequence[Row], column: str) -> Series | None:
