@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,11 +13,10 @@ from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View, write_analysis
 from protformer.evaluation.comparison import compare, make_report, write_report
 from protformer.evaluation.comparison.answer import answer
-from protformer.evaluation.comparison.charts import LABEL_WIDTH, Chart, Series, analysis_charts
-from protformer.evaluation.comparison.comparability import arms_of, differing_knobs
+from protformer.evaluation.comparison.charts import Chart
+from protformer.evaluation.comparison.comparability import arms_of
 from protformer.evaluation.comparison.page import as_json
 from protformer.evaluation.comparison.reading import Group, read_inputs, read_run
-from protformer.evaluation.methods import look
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
@@ -150,84 +148,6 @@ def test_a_report_that_cannot_be_written_is_a_sentence(three, tmp_path, capsys):
     assert "cannot be written" in capsys.readouterr().err
 
 
-def test_settings_of_one_method_make_arms_of_their_own(tmp_path):
-    def plan(features: int, seed: int = 0) -> Plan:
-        own = {"_target_": "protformer.features.PositiveFeatures", "num_features": features}
-        attention = {"_target_": "protformer.attention.FavorAttention", "features": own}
-        return Plan(method="performer-positive", seed=seed, config={"attention": attention, "features": own})
-
-    folder = sweep(tmp_path / "m", Plan(method="exact"), plan(256), plan(64), plan(64, seed=1))
-    group = read_inputs([folder]).groups[0]
-    arms = arms_of(group)
-    assert [arm.label for arm in arms] == [
-        "exact", "performer-positive (num_features 64)", "performer-positive (num_features 256)",
-    ]  # fmt: skip
-    assert [len(arm.runs) for arm in arms] == [1, 2, 1]
-    knobs = {knob.key: knob.values for knob in differing_knobs(arms)}
-    assert knobs["attention.features.num_features"]["64"] == ["performer-positive (num_features 64)"]
-    assert "features.num_features" not in knobs, "it has an effect as attention.features alone"
-    assert set(knobs["attention._target_"]) == {"ExactAttention", "FavorAttention"}
-
-
-def arms_with(tmp_path: Path, *configs: dict[str, Any]) -> list[str]:
-    folder = sweep(tmp_path / "m", *(Plan(method="performer-positive", config=config) for config in configs))
-    return [arm.label for arm in arms_of(read_inputs([folder]).groups[0])]
-
-
-def test_a_class_stands_for_what_it_brings_with_it(tmp_path):
-    every, geometric = ({"_target_": f"protformer.training.redraw.{name}"} for name in ("Every", "Geometric"))
-    labels = arms_with(
-        tmp_path,
-        {"redraw": {**every, "every": 100}},
-        {"redraw": {**geometric, "every": 100, "ratio": 2.0}},
-        {"redraw": {**geometric, "every": 200, "ratio": 2.0}},
-    )
-    assert labels == [
-        "performer-positive (redraw Every, every 100)",
-        "performer-positive (redraw Geometric, every 100)",
-        "performer-positive (redraw Geometric, every 200)",
-    ]
-
-
-def test_a_label_names_a_few_settings_and_counts_the_others(tmp_path):
-    def model(size: int, lr: float) -> dict[str, Any]:
-        shape = {"hidden_size": size, "num_layers": size // 32, "num_heads": size // 16, "intermediate_size": 4 * size}
-        return {"model": shape, "optimizer": {"lr": lr}}
-
-    assert arms_with(tmp_path, model(64, 0.1), model(64, 0.2), model(128, 0.1)) == [
-        "performer-positive (hidden_size 64, lr 0.1, 3 more settings)",
-        "performer-positive (hidden_size 64, lr 0.2, 3 more settings)",
-        "performer-positive (hidden_size 128, lr 0.1, 3 more settings)",
-    ]
-
-
-def test_one_method_with_two_settings_has_two_looks_of_one_colour():
-    rows = [
-        {"method": name, "x": x, "y": 1.0}
-        for name in ("sparse-window", "sparse-window (global_tokens=0)", "linformer (length=4096)")
-        for x in (1, 2)
-    ]
-    view = View(title="t", x="x", y="y", x_label="x", y_label="y")
-    analysis = Analysis(kind="k", title="t", question="q", rows=rows, views=[view], columns={})
-    looks = {one.label: look(one.method, one.variant) for one in analysis_charts("a", analysis)[0].panels[0].series}
-    linformer, window, without = looks.values()  # (in the order of tables)
-    assert window.colour == without.colour
-    assert (window.dash, window.marker) != (without.dash, without.marker)
-    assert linformer == look("linformer")
-
-
-def test_a_label_beside_a_panel_leaves_it_room():
-    def lines(label: str) -> list[str]:
-        return Series(label=label, method="exact", x=[], y=[]).lines
-
-    assert lines("exact") == ["exact"]
-    assert lines("linformer (rank 64)") == ["linformer", "(rank 64)"]
-    long = lines("performer-positive (hidden_size 64, lr 0.1, 3 more settings)")
-    assert len(long) == 3
-    assert max(map(len, long)) <= LABEL_WIDTH
-    assert " ".join(long) == "performer-positive (hidden_size 64, lr 0.1, 3 more settings)"
-
-
 @pytest.mark.parametrize(("joined", "said"), [(None, "over the protein"), (8192, "over all that was joined to 8,192")])
 def test_what_uniform_attention_is_a_mean_of(joined, said, tmp_path):
     config = {"data": {"concatenate": joined}}
@@ -251,12 +171,6 @@ def test_knobs_beside_the_attention_are_pointed_out(three):
     file.write_text(yaml.safe_dump(config))
     (comparison,) = make_report([three]).comparisons
     assert any("differ in more than their attention (optimizer.lr" in sentence for sentence in answer(comparison))
-
-
-def test_one_run_twice_is_no_second_seed(three, tmp_path):
-    write_run(three / "again", Plan(method="exact"))
-    with pytest.raises(ProtformerError, match=r"again and .*member0 are one method with one seed"):
-        make_report([three])
 
 
 def test_processes_make_an_arm_of_their_own(three):
