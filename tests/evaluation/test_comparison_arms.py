@@ -8,6 +8,7 @@ from planted_runs import Plan, sweep, write_run
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View
+from protformer.evaluation.comparison import make_report
 from protformer.evaluation.comparison.charts import LABEL_WIDTH, Series, analysis_charts
 from protformer.evaluation.comparison.comparability import arms_of, differing_knobs
 from protformer.evaluation.comparison.reading import read_inputs
@@ -96,4 +97,4 @@ def test_one_run_twice_is_no_second_seed(tmp_path):
     folder = sweep(tmp_path / "m", Plan(method="exact"), Plan(method="uniform"))
     write_run(folder / "again", Plan(method="exact"))
     with pytest.raises(ProtformerError, match=r"again and .*member0 are one method with one seed"):
-        arms_of(read_inputs([folder]).groups[0])
+        make_report([folder])

@@ -98,11 +98,11 @@ def run(settings: JobSettings) -> dict[str, Any]:
 
 def train(stages: Sequence[str], entries: Sequence[str], settings: JobSettings) -> list[Trained]:
     """All methods through the first stage, then those that ended through the next; the last is tested by distance."""
+    stages = stages or [""]
     trained = [Trained(entry) for entry in entries]
-    for number, stage in enumerate(stages or [""], 1):
+    for number, stage in enumerate(stages, 1):
         going = [one for one in trained if not one.stages or one.last.metrics]
-        is_last = number == max(len(stages), 1)
-        further = (*stage.split(), *(() if is_last else ("data.distances=[]",)))
+        further = (*stage.split(), *(() if number == len(stages) else ("data.distances=[]",)))
         members = [_member(one, number, further, many=len(stages) > 1) for one in going]
         done = dict(zip((one.entry for one in going), run_members(members, settings, own_key="recall"), strict=True))
         trained = [replace(one, stages=(*one.stages, *filter(None, [done.get(one.entry)]))) for one in trained]
