@@ -7,6 +7,7 @@ import pytest
 from headless import Page, chromium
 from planted_runs import Plan, write_run
 
+from protformer.evaluation.analysis import Analysis, write_analysis
 from protformer.evaluation.comparison import make_report
 from protformer.evaluation.comparison.report import _page
 
@@ -27,8 +28,16 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shares = {"exact": 2.80, "uniform": 2.85, "performer-positive": 2.82, "linformer": 2.84, EVIL: 2.84}
     for number, (method, nll) in enumerate(shares.items()):
         write_run(folder / "sweep" / str(number), Plan(method=method, nll=nll, bins=True, name=EVIL))
+    rows: list[dict[str, object]] = [{"part": "step", "length": n, "milliseconds": n / 8} for n in (1024, 16, 256)]
+    rows[1]["milliseconds"] = None
+    rows.append({"part": "slope", "exponent": 1.5})
+    (folder / "cost").mkdir()
+    write_analysis(
+        Analysis(kind="cost", title="Cost", question="How long?", rows=rows, views=[], columns={}),
+        folder / "cost",
+    )
     page = folder / "index.html"
-    page.write_text(_page(make_report([folder / "sweep"])), encoding="utf-8")
+    page.write_text(_page(make_report([folder / "sweep", folder / "cost"])), encoding="utf-8")
     return page
 
 
@@ -82,6 +91,20 @@ def test_a_click_sorts_by_value_and_again_the_other_way(page):
     page.click(selector)
     assert page.value(shown) == sorted(before, reverse=True)
     assert page.value("document.querySelectorAll('th[aria-sort=descending]').length") == 1
+
+
+def test_parts_of_an_experiment_have_tables_of_their_own_and_none_sorts_last(page):
+    parts = "[...document.querySelectorAll('details')].filter((one) => one.innerText.startsWith('The rows: '))"
+    page.value(f"{parts}.forEach((one) => {{ one.open = true; }})")
+    heads = page.value(
+        f"{parts}.map((one) => [...one.querySelectorAll('th[scope=col]')].map((th) => th.innerText.trim()))"
+    )
+    assert heads == [["part", "length", "milliseconds"], ["part", "exponent"]]
+    lengths = f"[...{parts}[0].querySelectorAll('tbody tr')].map((row) => row.cells[1].innerText)"
+    for column, orders in (("3", (["256", "1,024", "16"], ["1,024", "256", "16"])), ("2", (["16", "256", "1,024"],))):
+        for order in orders:
+            page.value(f"{parts}[0].querySelector('th:nth-child({column}) button').click()")
+            assert page.value(lengths) == order
 
 
 def test_a_method_is_taken_out_and_put_back(page):

@@ -81,7 +81,11 @@
 
   function sort(table, column, descending) {
     const body = table.tBodies[0];
-    const value = (row) => row.cells[column].dataset.value;
+    // A cell whose text is what it is sorted by has no value of its own; "\u2013" stands for none.
+    const value = (row) => {
+      const { dataset, textContent } = row.cells[column];
+      return dataset.value ?? (textContent === "\u2013" ? undefined : textContent);
+    };
     const compare = (one, other) => {
       const [a, b] = [value(one), value(other)];
       if (a === undefined || b === undefined) return (a === undefined) - (b === undefined);

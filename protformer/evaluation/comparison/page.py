@@ -15,7 +15,7 @@ from typing import Any
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks
-from protformer.evaluation.comparison.tables import Table
+from protformer.evaluation.comparison.tables import Cell, Table
 from protformer.evaluation.methods import FLOOR_COLOUR, in_order, look
 
 PLOTLY_MARKERS = {"triangle-up": "triangle-up", "triangle-down": "triangle-down", "cross": "x"}
@@ -154,7 +154,7 @@ def _table(table: Table, methods: dict[str, tuple[str, int]], *, titled: bool = 
         name = f' data-label="{html.escape(line.label)}"' if line.label else ""
         cells = []
         for place, cell in enumerate(line.cells):
-            value = "" if cell.value is None else f' data-value="{html.escape(_sortable(cell.value))}"'
+            value = _sort_value(cell)
             is_name = place == 0 or (table.headings[place] == "method" and table.words > 1)
             own = marked if table.headings[place] == "method" else ""
             text = own + html.escape(cell.text)
@@ -171,8 +171,12 @@ def _table(table: Table, methods: dict[str, tuple[str, int]], *, titled: bool = 
     )
 
 
-def _sortable(value: float | int | str) -> str:
-    return value if isinstance(value, str) else repr(float(value))
+def _sort_value(cell: Cell) -> str:
+    """The attribute that a column is sorted by; without it, page.js takes the text, so long tables weigh less."""
+    value = "" if cell.value is None else cell.value if isinstance(cell.value, str) else repr(float(cell.value))
+    if not value or value in (cell.text, f"{cell.text}.0"):
+        return ""
+    return f' data-value="{html.escape(value)}"'
 
 
 def _chart(chart: Chart, charts: list[dict[str, Any]], methods: dict[str, tuple[str, int]]) -> str:

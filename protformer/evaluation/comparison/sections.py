@@ -17,7 +17,7 @@ from protformer.evaluation.comparison.tables import (
     missing_table,
     paper_table,
     result_table,
-    rows_table,
+    rows_tables,
     run_table,
 )
 
@@ -111,7 +111,7 @@ def method_section() -> Section:
 
 def analysis_section(name: str, analysis: Analysis) -> Section:
     """An experiment's pictures, remarks and rows; it is known by its rows alone."""
-    folded: list[Any] = [rows_table(analysis.rows, analysis.columns)] if analysis.rows else []
+    folded: list[Any] = [*rows_tables(analysis.rows, analysis.columns)]
     told = [f"{column}: {words}" for column, words in analysis.columns.items()]
     settings = [f"{key} {value}" for key, value in analysis.settings.items()]
     measured = [f"{key} {value}" for key, value in analysis.measured.items() if not isinstance(value, dict | list)]

@@ -205,8 +205,17 @@ def paper_table() -> Table:
     return Table("The paper's protein figures", headings, lines)
 
 
-def rows_table(rows: Sequence[Row], columns: dict[str, str]) -> Table:
-    """An experiment's rows as they are; bounds stand beside their figure."""
+def rows_tables(rows: Sequence[Row], columns: dict[str, str]) -> list[Table]:
+    """An experiment's rows as they are, bounds beside their figure: a table with its own columns for each `part`."""
+    parts = list(dict.fromkeys(row.get("part") for row in rows))
+    if len(parts) < 2:
+        return [_rows_table("The rows", rows, columns)] if rows else []
+    chosen = ([row for row in rows if row.get("part") == part] for part in parts)
+    titles = (f"The rows: {'others' if part is None else str(part).replace('_', ' ')}" for part in parts)
+    return [_rows_table(title, some, columns) for title, some in zip(titles, chosen, strict=True)]
+
+
+def _rows_table(title: str, rows: Sequence[Row], columns: dict[str, str]) -> Table:
     bounds = {f"{name}_{end}" for name in columns for end in ("low", "high")}
     known = [name for name in dict.fromkeys([*columns, *(k for row in rows for k in row)]) if name not in bounds]
     known = [name for name in known if any(row.get(name) is not None for row in rows)]
@@ -217,7 +226,7 @@ def rows_table(rows: Sequence[Row], columns: dict[str, str]) -> Table:
     words = next(
         (i for i, n in enumerate(known) if any(isinstance(row.get(n), int | float) for row in rows)), len(known)
     )
-    return Table("The rows", [name.replace("_", " ") for name in known], lines, words=max(words, 1))
+    return Table(title, [name.replace("_", " ") for name in known], lines, words=max(words, 1))
 
 
 def _plain(row: Row, name: str) -> Cell:
