@@ -8,9 +8,15 @@ import pytest
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.downstream import experiment as downstream
-from protformer.evaluation.downstream.intervals import accuracy_interval, spearman, spearman_interval
+from protformer.evaluation.downstream.intervals import (
+    accuracy_interval,
+    spearman,
+    spearman_difference,
+    spearman_interval,
+)
 from protformer.evaluation.downstream.tasks import downstream_task
 from protformer.evaluation.members import Ended, Member
+from protformer.evaluation.paired import paired_difference
 from protformer.evaluation.recall import experiment as recall
 from protformer.evaluation.transfer import experiment as transfer
 from protformer.training.settings import JobSettings
@@ -117,6 +123,44 @@ def test_transfer_by_step_and_features():
     }
 
 
+def write_proteins(folder: Path, nll: float, correct: int, *, targets: int = 2) -> Path:
+    """Thirty proteins; the NLL of each is `nll` and what makes the protein hard, the same in every folder."""
+    folder.mkdir()
+    lines = (f"test\tp{i}\t\t{targets}\t{nll + i % 7}\t{correct}\n" for i in range(30))
+    (folder / "per_protein.tsv").write_text("set\tid\tbin\ttargets\tnll\tcorrect\n" + "".join(lines))
+    return folder
+
+
+def test_transfer_is_paired_with_exact_attention_by_protein(tmp_path):
+    sets = {"test": found(("before training", masked(0.2)), ("trained", {**masked(0.4), "perplexity_mask": 9.0}))}
+    folders = {"exact": (3.0, 2), "uniform": (4.0, 0), "performer-relu-16": (3.5, 1)}
+    ended = {
+        name: Ended(Member(name, ()), write_proteins(tmp_path / name, *made),
+                    {**metrics_of(sets), "method": name.removesuffix("-16")})
+        for name, made in folders.items()
+    }  # fmt: skip
+    references = {name: ended[name] for name in transfer.REFERENCES}
+    rows = [row for one in ended.values() for row in transfer.rows_of(one, [16], references)]
+    row = next(row for row in rows if row["method"] == "performer-relu" and row["when"] == "trained")
+    mean = 3.5 / 2 + sum(i % 7 for i in range(30)) / 60
+    expected = np.exp(mean) - np.exp(mean - 0.25)
+    assert row["perplexity_minus_exact"] == pytest.approx(expected)
+    assert row["perplexity_minus_exact_low"] < expected < row["perplexity_minus_exact_high"]
+    assert row["accuracy_minus_exact"] == row["accuracy_minus_exact_low"] == row["accuracy_minus_exact_high"] == -0.5
+    assert row["accuracy_minus_uniform"] == 0.5
+    first, second, third = transfer.answer(rows)
+    assert first.startswith("Without training, on test: of 1 Performers the best has an accuracy of 20.00 %")
+    assert "Trained on for 20 steps" in second
+    assert f"at {expected:+.2f} (" in third
+    own = next(row for row in rows if row["method"] == "exact" and row["when"] == "trained")
+    assert own["accuracy_minus_exact"] is None, "of itself"
+    assert next(row for row in rows if row["when"] == "without training")["accuracy_minus_uniform"] is None
+    assert {view.where.get("set") for view in transfer.views("accuracy", transfer.main_set(rows))} == {None, "test"}
+    other = write_proteins(tmp_path / "other", 3.0, 1, targets=3)
+    with pytest.raises(ProtformerError, match="other proteins or targets of test"):
+        paired_difference(other, tmp_path / "exact", "test", "accuracy")
+
+
 def test_downstream_rows_stand_beside_their_best_floor(tmp_path):
     (tmp_path / "per_protein.tsv").write_text(
         "set\tid\tbin\ttargets\tnll\tcorrect\n" + "".join(f"test\tp{i}\t\t2\t1.0\t{i % 3}\n" for i in range(30))
@@ -131,6 +175,45 @@ def test_downstream_rows_stand_beside_their_best_floor(tmp_path):
     assert (row["best_floor"], row["best_floor_name"]) == (0.55, "1-3-mers")
     assert [(r["method"], r["value"]) for r in rows if r["mode"] == "floor"] == [("majority", 0.2), ("1-3-mers", 0.55)]
     assert [view.where["set"] for view in downstream.views(rows)] == ["test"]
+
+
+def test_downstream_is_paired_with_exact_attention_and_names_its_models(tmp_path):
+    def ended(name: str, method: str, correct: int) -> Ended:
+        sets = {"test": found(("trained", {"accuracy": correct / 2}), sequences=30)}
+        metrics = {**metrics_of(sets), "method": method}
+        return Ended(Member(name, ()), write_proteins(tmp_path / name, 1.0, correct), metrics)
+
+    about = {"task": "localization", "metric": "accuracy", "mode": "frozen"}
+    done = [
+        (ended("a", "exact", 2), {**about, "model": "runs/a"}),
+        (ended("b", "performer-positive", 1), {**about, "model": "runs/b"}),
+        (ended("c", "performer-positive", 2), {**about, "model": "runs/c"}),
+    ]
+    rows = downstream.all_rows(done, seed=0)
+    assert [(row["arm"], row["minus_exact"], row["minus_exact_low"]) for row in rows] == [
+        ("exact", None, None),
+        ("performer-positive (runs/b)", -0.5, -0.5),
+        ("performer-positive (runs/c)", 0.0, 0.0),
+    ]
+    [view] = downstream.views(rows)
+    assert view.line == "arm"
+
+
+def test_a_difference_of_rank_correlations_is_paired():
+    rng = np.random.default_rng(1)
+    target = rng.normal(size=60)
+    hard = rng.normal(size=60)  # what both predictions get wrong together cancels in the difference
+
+    def predictions(noise: float) -> np.ndarray:
+        return np.stack([np.arange(60), target + hard + noise * rng.normal(size=60), target], axis=1)
+
+    one, other = predictions(0.1), predictions(0.5)
+    found = spearman_difference(one.tolist(), other[::-1].tolist(), resamples=200)
+    assert found is not None
+    assert found.value == pytest.approx(spearman(*one[:, 1:].T) - spearman(*other[:, 1:].T))
+    alone = spearman_interval(one.tolist(), resamples=200)
+    assert found.low < found.value < found.high < found.low + 0.7 * (alone.high - alone.low)
+    assert spearman_difference(one.tolist(), other[1:].tolist()) is None
 
 
 def test_intervals_cover_the_truth(tmp_path):

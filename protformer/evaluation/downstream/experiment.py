@@ -1,6 +1,7 @@
 """Experiment 7: localization, secondary structure and GB1 from pretrained models, frozen and fine-tuned, and
 classification from scratch under several attentions; each figure with its interval over proteins and its floors."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,15 @@ from rich.table import Table
 from protformer.attention import method_of
 from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, Row, View
-from protformer.evaluation.downstream.intervals import accuracy_interval, spearman_interval
+from protformer.evaluation.downstream.intervals import (
+    accuracy_interval,
+    spearman_difference,
+    spearman_interval,
+)
 from protformer.evaluation.downstream.tasks import downstream_task
 from protformer.evaluation.log_analysis import conclude
 from protformer.evaluation.members import Ended, Member, failures, run_members
+from protformer.evaluation.paired import Difference, paired_difference
 from protformer.model import read_config
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
@@ -25,16 +31,22 @@ WIDTH = 120  # of tables where the output is no terminal
 MODES = ("frozen", "fine_tuned")
 FROM_FOLDER = ("model", "method", "attention", "features")
 """Choices that a pretrained model brings itself."""
+MINUS_EXACT = ("minus_exact", "minus_exact_low", "minus_exact_high")
 COLUMNS = {
     "task": "localization (10 classes), secondary_structure (3 states), gb1 (fitness of variants)",
     "set": "evaluation set",
     "method": "attention of the model; or a floor, which has no model",
     "model": "folder of the pretrained model",
+    "settings": "of a method from scratch, beside its name",
+    "arm": "method, and the model or settings where several of it are compared",
     "mode": "frozen (the head alone is trained), fine_tuned, scratch, untrained (as it was before training), or floor",
     "metric": "accuracy (of secondary structure: Q3), or Spearman's rank correlation",
     "value": "the metric",
     "value_low": "of the 95 % interval over proteins (bootstrap); floors have none",
     "value_high": "of the 95 % interval over proteins (bootstrap); floors have none",
+    "minus_exact": "the metric minus that of exact attention, trained in the same way, on the same proteins",
+    "minus_exact_low": "of the paired 95 % interval over proteins (bootstrap)",
+    "minus_exact_high": "of the paired 95 % interval over proteins (bootstrap)",
     "best_floor": "the metric of the best floor on this set",
     "best_floor_name": "which it is",
     "proteins": "in the set",
@@ -50,13 +62,8 @@ def run(settings: JobSettings) -> dict[str, Any]:
     chosen = settings.config["downstream"]
     planned = plan(chosen)
     ended = run_members([member for member, _ in planned], settings, own_key="downstream")
-    rows = [
-        row
-        for one, (_, about) in zip(ended, planned, strict=True)
-        if one.metrics
-        for row in rows_of(one, about, seed=int(settings.config["evaluate"]["seed"]))
-    ]
-    rows = with_floors(rows, [(one, about) for one, (_, about) in zip(ended, planned, strict=True) if one.metrics])
+    done = [(one, about) for one, (_, about) in zip(ended, planned, strict=True) if one.metrics]
+    rows = all_rows(done, seed=int(settings.config["evaluate"]["seed"]))
     analysis = Analysis(
         kind="downstream",
         title="Downstream tasks",
@@ -107,7 +114,8 @@ def plan(chosen: dict[str, Any]) -> list[tuple[Member, dict[str, Any]]]:
         shared = ("data=labelled", *task.overrides(folder), *_budget(chosen, "scratch"))
         for entry in chosen["scratch_methods"]:
             method, *further = str(entry).split()
-            planned.append((Member(f"{task_name} scratch {entry}", (f"method={method}", *further, *shared)), about))
+            own = {**about, "settings": " ".join(further)} if further else about
+            planned.append((Member(f"{task_name} scratch {entry}", (f"method={method}", *further, *shared)), own))
     if not planned:
         raise ProtformerError("Nothing to train: name downstream.models=[RUN], or downstream.scratch_tasks.")
     return _floors_once(planned)
@@ -132,8 +140,35 @@ def _budget(chosen: dict[str, Any], mode: str) -> tuple[str, ...]:
     return f"trainer.max_steps={steps}", f"trainer.val_check_interval={every}", f"optimizer.lr={rate}"
 
 
-def rows_of(one: Ended, about: dict[str, Any], *, seed: int) -> list[Row]:
-    """The member's figure on each set, with its interval; untrained too, without one."""
+def all_rows(done: Sequence[tuple[Ended, dict[str, Any]]], *, seed: int) -> list[Row]:
+    """Of members that ended, each beside exact attention trained in the same way (of several, the first)."""
+    exact: dict[tuple[str, str], Ended] = {}
+    for one, about in done:
+        if one.metrics and one.metrics["method"] == "exact":
+            exact.setdefault((about["task"], about["mode"]), one)
+    rows = [
+        row
+        for one, about in done
+        for row in rows_of(one, about, seed=seed, exact=exact.get((about["task"], about["mode"])))
+    ]
+    return with_floors(with_arms(rows), done)
+
+
+def with_arms(rows: list[Row]) -> list[Row]:
+    """`arm`: the method alone where it says enough."""
+    known: dict[str, set[str]] = {}
+    for row in rows:
+        known.setdefault(row["method"], set()).add(str(row["model"] or row["settings"]))
+
+    def arm(row: Row) -> str:
+        own = row["model"] or row["settings"]
+        return f"{row['method']} ({own})" if own and len(known[row["method"]]) > 1 else row["method"]
+
+    return [{**row, "arm": arm(row)} for row in rows]
+
+
+def rows_of(one: Ended, about: dict[str, Any], *, seed: int, exact: Ended | None = None) -> list[Row]:
+    """The member's figure on each set, with its interval and minus that of `exact`; untrained too, without those."""
     assert one.metrics is not None
     metrics, rows = one.metrics, []
     shared = {
@@ -151,6 +186,13 @@ def rows_of(one: Ended, about: dict[str, Any], *, seed: int) -> list[Row]:
             if row["name"] == "trained":
                 low, high = _interval(one, name, found, about["metric"], seed)
                 figures = {"value_low": low, "value_high": high, "steps": metrics["training"]["optimiser_steps"]}
+                minus = None if exact is None or exact is one else _minus(one, exact, name, about["metric"], seed)
+                if minus is not None:
+                    figures |= {
+                        "minus_exact": minus.value,
+                        "minus_exact_low": minus.low,
+                        "minus_exact_high": minus.high,
+                    }
             elif about["mode"] != "scratch":
                 continue  # a new head on a trained trunk: the same for frozen and fine-tuned, and no figure of interest
             else:
@@ -165,7 +207,16 @@ def _interval(one: Ended, name: str, found: dict[str, Any], metric: str, seed: i
     return spearman_interval(found["predictions"], seed=seed)
 
 
-def with_floors(rows: list[Row], ended: list[tuple[Ended, dict[str, Any]]]) -> list[Row]:
+def _minus(one: Ended, exact: Ended, name: str, metric: str, seed: int) -> Difference | None:
+    if metric == "accuracy":
+        return paired_difference(one.folder, exact.folder, name, "accuracy", seed=seed)
+    assert one.metrics is not None
+    assert exact.metrics is not None
+    own, other = (metrics["sets"].get(name, {}).get("predictions") for metrics in (one.metrics, exact.metrics))
+    return None if own is None or other is None else spearman_difference(own, other, seed=seed)
+
+
+def with_floors(rows: list[Row], ended: Sequence[tuple[Ended, dict[str, Any]]]) -> list[Row]:
     """A row for each floor of each task and set, and the best of them beside each figure."""
     floors: dict[tuple[str, str], dict[str, Row]] = {}
     for one, about in ended:
@@ -177,9 +228,8 @@ def with_floors(rows: list[Row], ended: list[tuple[Ended, dict[str, Any]]]) -> l
                 if row["name"] in ("trained", "untrained", "before training") or value is None:
                     continue
                 shown = {"task": about["task"], "set": name, "metric": about["metric"], "value": value}
-                of_set.setdefault(
-                    row["name"], _row(**shown, method=row["name"], mode="floor", proteins=found["sequences"])
-                )
+                shown |= {"method": row["name"], "arm": row["name"], "mode": "floor"}
+                of_set.setdefault(row["name"], _row(**shown, proteins=found["sequences"]))
     beside = []
     for row in rows:
         of_set = floors.get((row["task"], row["set"]), {})
@@ -209,6 +259,7 @@ def views(rows: list[Row]) -> list[View]:
             x_label="how the model was trained",
             y_label=f"{named[metrics[task]]} (95 % interval over proteins)",
             where={"task": task, "set": name},
+            line="arm",
         )
         for task, name in sets
     ]
@@ -216,21 +267,22 @@ def views(rows: list[Row]) -> list[View]:
 
 def _print(rows: list[Row]) -> None:
     table = Table(title="Downstream tasks (95 % intervals over proteins)")
-    for column in ("task", "set", "mode", "method", "value", "best floor"):
-        table.add_column(column, justify="right" if column in ("value", "best floor") else "left")
-    for row in sorted(
-        rows, key=lambda row: (row["task"], row["set"] != "test", row["set"], row["mode"], row["method"])
-    ):
+    figures = ("value", "minus exact's", "best floor")
+    for column in ("task", "set", "mode", "method", *figures):
+        table.add_column(column, justify="right" if column in figures else "left")
+    for row in sorted(rows, key=lambda row: (row["task"], row["set"] != "test", row["set"], row["mode"], row["arm"])):
         if row["mode"] in ("floor", "untrained") or row["set"] == "valid":
             continue
         floor = "-" if row["best_floor"] is None else f"{row['best_floor']:.3f} ({row['best_floor_name']})"
-        table.add_row(row["task"], row["set"], row["mode"], row["method"], _shown(row), floor)
+        shown = (_shown(row, "value"), _shown(row, "minus_exact"), floor)
+        table.add_row(row["task"], row["set"], row["mode"], row["arm"], *shown)
     Console(width=None if Console().is_terminal else WIDTH).print(table)
 
 
-def _shown(row: Row) -> str:
-    if row["value"] is None:
+def _shown(row: Row, column: str) -> str:
+    if row[column] is None:
         return "-"
-    low, high = row["value_low"], row["value_high"]
-    text = f"{row['value']:.3f}"
-    return text if low is None or not np.isfinite([low, high]).all() else f"{text} ({low:.3f} to {high:.3f})"
+    low, high, sign = row[f"{column}_low"], row[f"{column}_high"], "+" if column == "minus_exact" else ""
+    text = f"{row[column]:{sign}.3f}"
+    known = low is not None and high is not None and np.isfinite([low, high]).all()
+    return f"{text} ({low:{sign}.3f} to {high:{sign}.3f})" if known else text

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from protformer.data.floors.bootstrap import Interval, bootstrap_interval, mean
+from protformer.evaluation.paired import Difference
 
 RESAMPLES = 1000
 
@@ -35,6 +36,28 @@ def spearman_interval(predictions: Sequence[Sequence[float]], *, seed: int = 0, 
         found.append(spearman(drawn[:, 1], drawn[:, 2]))
     low, high = np.nanquantile(found, [0.025, 0.975]) if np.isfinite(found).any() else (np.nan, np.nan)
     return Interval(float(low), float(high))
+
+
+def spearman_difference(
+    one: Sequence[Sequence[float]], other: Sequence[Sequence[float]], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Difference | None:
+    """Spearman's of `one` minus that of `other`, both (record, prediction, target), on resamples of the same proteins.
+
+    None where the records are not the same, or fewer than three.
+    """
+    by_record = {row[0]: row for row in other}
+    if len(one) < 3 or len(by_record) != len(other) or {row[0] for row in one} != set(by_record):
+        return None
+    mine, theirs = np.asarray(one, float), np.asarray([by_record[row[0]] for row in one], float)
+    if not np.array_equal(mine[:, 2], theirs[:, 2]):
+        return None
+    generator = np.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        drawn = generator.integers(len(mine), size=len(mine))
+        found.append(spearman(*mine[drawn, 1:].T) - spearman(*theirs[drawn, 1:].T))
+    low, high = np.nanquantile(found, [0.025, 0.975]) if np.isfinite(found).any() else (np.nan, np.nan)
+    return Difference(spearman(*mine[:, 1:].T) - spearman(*theirs[:, 1:].T), float(low), float(high))
 
 
 def spearman(predicted: np.ndarray, targets: np.ndarray) -> float:

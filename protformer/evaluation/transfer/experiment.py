@@ -6,7 +6,8 @@ what the figures are worth: exact attention trained on for as many steps (what c
 uniform attention (what they do without attention), and a Performer from scratch (what the steps alone are worth).
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -15,12 +16,15 @@ from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, Row, View
 from protformer.evaluation.log_analysis import conclude
 from protformer.evaluation.members import Ended, Member, failures, run_members
+from protformer.evaluation.paired import paired_difference
 from protformer.model import read_config
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
 
 WIDTH = 120  # of tables where the output is no terminal
 
+REFERENCES = ("exact", "uniform")
+"""Members that the trained Performers are held against, on the same proteins."""
 COLUMNS = {
     "part": "curve: on the validation set, at each validation; final: on each evaluation set, at step 0 and at the end",
     "method": "attention that the weights are under",
@@ -38,6 +42,16 @@ COLUMNS = {
     "perplexity": "at the same targets",
     "perplexity_low": "of the 95 % interval over proteins (bootstrap)",
     "perplexity_high": "of the 95 % interval over proteins (bootstrap)",
+    **{
+        f"{figure}_minus_{reference}{end}": words
+        for reference in REFERENCES
+        for figure in ("accuracy", "perplexity")
+        for end, words in (
+            ("", f"trained: minus that of {reference} attention after as many steps, on the same proteins"),
+            ("_low", "of the paired 95 % interval over proteins (bootstrap)"),
+            ("_high", "of the paired 95 % interval over proteins (bootstrap)"),
+        )
+    },
 }
 BEFORE = ("before training", "untrained")
 FLOORS = ("unigram", "own composition", "flanks")
@@ -65,7 +79,8 @@ def run(settings: JobSettings) -> dict[str, Any]:
         "`exact` is trained on like the others, at the same learning rate: it is what there is to keep, not a ceiling.",
     ]
     ended = run_members(members_of(chosen, str(model)), settings, own_key="transfer")
-    rows = [row for one in ended if one.metrics for row in rows_of(one, chosen["num_features"])]
+    references = {one.member.label: one for one in ended if one.metrics and one.member.label in REFERENCES}
+    rows = [row for one in ended if one.metrics for row in rows_of(one, chosen["num_features"], references)]
     rows += floor_rows(ended, chosen["num_features"])
     headline = "accuracy at <mask>" if settings.config["task"].get("causal") is not True else "accuracy at residues"
     analysis = Analysis(
@@ -73,9 +88,9 @@ def run(settings: JobSettings) -> dict[str, Any]:
         title="From exact attention to the Performer",
         question="How much do weights of exact attention keep under random features, and how soon is it back?",
         rows=rows,
-        views=views(headline),
+        views=views(headline, main_set(rows)),
         columns=COLUMNS,
-        notes=notes + failures(ended),
+        notes=[*answer(rows), *notes, *failures(ended)],
         settings={**chosen, "seed": settings.config["seed"], "trunk": trunk},
     )
     conclude(analysis, settings, lambda: _print(rows), ended=ended)
@@ -101,12 +116,16 @@ def members_of(chosen: dict[str, Any], model: str) -> list[Member]:
     return members
 
 
-def rows_of(one: Ended, numbers: list[int]) -> list[Row]:
-    """The member's curve and its figures on each set; beside each number of features where it has none."""
+def rows_of(one: Ended, numbers: list[int], references: Mapping[str, Ended] | None = None) -> list[Row]:
+    """The member's curve and its figures on each set; beside each number of features where it has none.
+
+    Trained, minus those of `references` (exact and uniform attention) where they ended.
+    """
     assert one.metrics is not None
     metrics, name = one.metrics, one.member.label
     scratch = name == "scratch"
     number = None if name in ("exact", "uniform") or scratch else int(name.rpartition("-")[2])
+    minus = {name: _minus(one, references or {}, name) for name in metrics["sets"]}
     rows: list[Row] = []
     for features in [number] if number is not None else numbers:
         shared = {
@@ -127,8 +146,21 @@ def rows_of(one: Ended, numbers: list[int]) -> list[Row]:
                 seen = {"step": done["optimiser_steps"], "residues": done["residues"], "seconds": done["seconds"]}
                 seen = seen if trained else dict.fromkeys(seen, 0)
                 when = "trained" if trained else "without training"
-                rows.append(_row(part="final", **shared, **seen, set=evaluation, when=when, **_figures(row["figures"])))
+                figures = {**_figures(row["figures"]), **(minus[evaluation] if trained else {})}
+                rows.append(_row(part="final", **shared, **seen, set=evaluation, when=when, **figures))
     return rows
+
+
+def _minus(one: Ended, references: Mapping[str, Ended], name: str) -> Row:
+    found: Row = {}
+    figures: tuple[Literal["accuracy", "perplexity"], ...] = ("accuracy", "perplexity")
+    for label, reference in references.items():
+        for figure in figures if label != one.member.label else ():
+            difference = paired_difference(one.folder, reference.folder, name, figure)
+            if difference is not None:
+                column = f"{figure}_minus_{label}"
+                found |= {column: difference.value, f"{column}_low": difference.low, f"{column}_high": difference.high}
+    return found
 
 
 def floor_rows(ended: list[Ended], numbers: list[int]) -> list[Row]:
@@ -157,7 +189,53 @@ def _figures(figures: dict[str, Any]) -> Row:
     }
 
 
-def views(headline: str) -> list[View]:
+def main_set(rows: list[Row]) -> str:
+    return "test" if any(row["set"] == "test" for row in rows) else "valid"
+
+
+def answer(rows: list[Row]) -> list[str]:
+    """What the figures on the main set say, of the Performers the best; empty where exact attention has none."""
+    name = main_set(rows)
+    of_set = [row for row in rows if row["part"] == "final" and row["set"] == name and row["accuracy"] is not None]
+    told = []
+    for when, words in (("without training", "Without training"), ("trained", "Trained on")):
+        by_method = {row["method"]: row for row in of_set if row["when"] == when and row["start"] is not None}
+        performers = [
+            row
+            for row in of_set
+            if row["when"] == when and row["start"] == "transferred" and row["method"] not in REFERENCES
+        ]
+        if "exact" not in by_method or not performers:
+            return []
+        best = max(performers, key=lambda row: row["accuracy"])
+        others = [
+            f"{row['method']} {_shown(row, 'accuracy')}"
+            for row in by_method.values()
+            if row["method"] in ("exact", "uniform", SCRATCH)
+        ]
+        steps = f" for {best['step']:,} steps" if when == "trained" else ""
+        told.append(
+            f"{words}{steps}, on {name}: of {len(performers)} Performers the best has an accuracy of"
+            f" {_shown(best, 'accuracy')} ({best['method']}, {best['features']} features); {', '.join(others)}."
+        )
+    best = min(performers, key=lambda row: row["perplexity"])
+    if best["perplexity_minus_exact"] is not None and best["perplexity_minus_uniform"] is not None:
+        told.append(
+            f"In perplexity the best trained Performer ({best['method']}, {best['features']} features,"
+            f" {best['perplexity']:.2f}) is at {_apart(best, 'exact')} of exact attention and {_apart(best, 'uniform')}"
+            " of uniform attention, on the same proteins (95 % interval, paired; the best of several, one seed)."
+        )
+    return told
+
+
+def _apart(row: Row, reference: str) -> str:
+    value, low, high = (row[f"perplexity_minus_{reference}{end}"] for end in ("", "_low", "_high"))
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def views(headline: str, name: str) -> list[View]:
+    """The curve, and the figures on the set `name` against the number of features: as they are without training,
+    minus those of exact attention when trained."""
     curve = View(
         title="Accuracy after the transfer",
         x="step",
@@ -167,30 +245,35 @@ def views(headline: str) -> list[View]:
         panel="features",
         where={"part": "curve"},
     )
+    shown = [
+        ("Accuracy without training", "accuracy", headline, "without training"),
+        ("Accuracy when trained, minus exact attention's", "accuracy_minus_exact", "difference of accuracy", "trained"),
+        ("Perplexity when trained, minus exact attention's", "perplexity_minus_exact",
+         "difference of perplexity", "trained"),
+    ]  # fmt: skip
     against_features = [
         View(
-            title=f"Accuracy {when} on {name}, by random features",
+            title=f"{title}, on {name}",
             x="features",
-            y="accuracy",
-            low="accuracy_low",
-            high="accuracy_high",
+            y=column,
+            low=f"{column}_low",
+            high=f"{column}_high",
             x_label="random features of a head",
-            y_label=headline,
+            y_label=f"{y_label} (95 % over proteins)",
             x_scale="log",
             where={"part": "final", "when": when, "set": name},
         )
-        for name in ("valid", "test")
-        for when in ("without training", "trained")
+        for title, column, y_label, when in shown
     ]
     return [curve, *against_features]
 
 
 def _print(rows: list[Row]) -> None:
     final = [row for row in rows if row["part"] == "final"]
-    name = "test" if any(row["set"] == "test" for row in final) else "valid"
+    name = main_set(final)
     table = Table(title=f"Weights of exact attention, on {name} (95 % intervals over proteins)")
-    for column in ("method", "features", "accuracy without training", "trained", "perplexity without", "trained"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    for column in ("method", "features", "accuracy before", "after", "perplexity before", "after", "minus exact's"):
+        table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column != "method")
     of_set = [row for row in final if row["set"] == name]
     seen: set[tuple[Any, ...]] = set()
     for row in of_set:
@@ -213,6 +296,7 @@ def _print(rows: list[Row]) -> None:
             for when in ("without training", "trained")
         }
         cells = [_shown(both[when], figure) for figure in ("accuracy", "perplexity") for when in both]
+        cells.append(_shown(both["trained"], "perplexity_minus_exact"))
         table.add_row(str(row["method"]), str(features), *cells)
     Console(width=None if Console().is_terminal else WIDTH).print(table)
 
@@ -221,6 +305,6 @@ def _shown(row: Row | None, figure: str) -> str:
     if row is None or row[figure] is None:
         return "-"
     scale, unit = (100, " %") if figure == "accuracy" else (1, "")
-    text = f"{scale * row[figure]:.2f}{unit}"
+    text = f"{scale * row[figure]:{'+' if 'minus' in figure else ''}.2f}{unit}"
     low, high = row[f"{figure}_low"], row[f"{figure}_high"]
     return text if low is None or high is None else f"{text} ± {scale * (high - low) / 2:.2f}"
