@@ -170,6 +170,24 @@ def test_a_model_worse_than_a_floor_is_called_so(tmp_path):
     assert "No model is better here than \u201cown composition\u201d (17.38)" in told
 
 
+def test_floors_are_means_over_seeds_and_judged_by_paired_intervals(tmp_path):
+    nll = {"exact": np.log(17.0).item(), "reformer": np.log(17.37).item(), "uniform": np.log(18).item()}
+    intervals = {"exact": (-0.5, -0.3), "reformer": (-0.1, 0.1), "uniform": (0.5, 0.7)}
+    runs = group(tmp_path, [Plan(method=m, nll=n, seed=s) for m, n in nll.items() for s in range(2)])
+    for run in runs.runs:
+        low, high = intervals[run.method]
+        floor = next(r for r in run.metrics["sets"]["test"]["rows"] if r["name"] == "own composition")
+        floor["figures"] |= {"trained_minus_this_low": low, "trained_minus_this_high": high}
+        floor["figures"]["perplexity_mask"] += 0.1 * run.seed
+    found = compare(runs)
+    [floor] = [r for r in found.of_set("test", kind="floor") if r["method"] == "own composition"]
+    assert (floor["perplexity_mask"], floor["seeds"]) == (pytest.approx(17.43), 2)
+    assert answer(found)[-1] == (
+        "uniform is not better here than \u201cown composition\u201d (17.43), a floor that needs no model;"
+        " reformer cannot be told apart from it."
+    )
+
+
 def test_methods_without_a_common_seed_are_not_called_paired(tmp_path):
     plans = [Plan(method="exact", nll=EXACT, seed=0), Plan(method="reformer", nll=EXACT, seed=1)]
     found = compare(group(tmp_path, plans))

@@ -48,12 +48,17 @@ def _reached(comparison: Comparison, rows: dict[str, Row], reference: Arm | None
             return f"{start}, no method has a figure on {where(comparison)}."
         best = (min if headline.lower_is_better else max)(known, key=lambda label: known[label])
         return f"{start}, {best} has the best {headline.label} on {where(comparison)}: {_value(rows[best], column)}."
-    told = f"{start}, exact attention reaches a {headline.label} of {_value(rows[reference.label], column)}"
+    reached = f"{_article(headline.label)} {headline.label} of {_value(rows[reference.label], column)}"
+    told = f"{start}, exact attention reaches {reached}"
     if floor is not None:
         joined = floor.runs[0].config.get("data.concatenate")
         mean = f"over all that was joined to {joined:,} tokens" if joined else "over the protein"
         told += f", and uniform attention, a plain mean {mean}, {_value(rows[floor.label], column)}"
     return f"{told} on {where(comparison)}."
+
+
+def _article(words: str) -> str:
+    return "an" if words[:1].lower() in "aeiou" else "a"
 
 
 def _gap(rows: dict[str, Row], reference: Arm, floor: Arm, others: list[Arm]) -> list[str]:
@@ -87,22 +92,47 @@ def _from_reference(comparison: Comparison, rows: dict[str, Row], others: list[A
 
 
 def _beside_floors(comparison: Comparison, rows: dict[str, Row]) -> list[str]:
-    """Says so where a model is not better than what needs no model."""
+    """Says so where a model is not better than what needs no model, or cannot be told apart from it."""
     column, lower = comparison.headline.column, comparison.headline.lower_is_better
     floors = [r for r in comparison.of_set(comparison.main_set, kind="floor") if r.get(column) is not None]
     floors = [row for row in floors if row["method"] in ("unigram", "own composition", "flanks")] or floors
     if not floors:
         return []
     best = (min if lower else max)(floors, key=lambda row: row[column])
-    beaten = [
-        label
-        for label, row in rows.items()
-        if row.get(column) is not None and (row[column] >= best[column] if lower else row[column] <= best[column])
-    ]
-    if not beaten:
+    found: dict[str, list[str]] = {"worse": [], "alike": [], "better": []}
+    for arm in comparison.arms:
+        row = rows.get(arm.label, {})
+        if row.get(column) is not None:
+            found[_against_floor(comparison, arm, row[column], best)].append(arm.label)
+    if not found["worse"] and not found["alike"]:
         return []
-    who = "No model is" if len(beaten) == len(rows) else f"{listed(beaten)} {'is' if len(beaten) == 1 else 'are'} not"
-    return [f"{who} better here than \u201c{best['method']}\u201d ({best[column]:.2f}), a floor that needs no model."]
+    floor = f"\u201c{best['method']}\u201d ({best[column]:.2f}), a floor that needs no model"
+    if not found["better"]:
+        told = f"No model is better here than {floor}"
+    elif found["worse"]:
+        told = f"{listed(found['worse'])} {'is' if len(found['worse']) == 1 else 'are'} not better here than {floor}"
+    else:
+        return [f"{listed(found['alike'])} cannot be told apart here from {floor}."]
+    return [f"{told}; {listed(found['alike'])} cannot be told apart from it." if found["alike"] else f"{told}."]
+
+
+def _against_floor(comparison: Comparison, arm: Arm, value: float, floor: Row) -> str:
+    """better, worse or alike: by the paired interval of each of its runs, where they have one; else by the figures."""
+    rows = [
+        row
+        for run in arm.runs
+        for row in run.metrics["sets"].get(comparison.main_set, {}).get("rows", [])
+        if row["name"] == floor["method"]
+    ]
+    ends = [tuple(row["figures"].get(f"trained_minus_this_{end}") for end in ("low", "high")) for row in rows]
+    known = [(low, high) for low, high in ends if low is not None and high is not None]
+    if comparison.headline.is_perplexity and known and len(known) == len(ends):
+        if all(high < 0 for _, high in known):
+            return "better"
+        return "worse" if all(low > 0 for low, _ in known) else "alike"
+    than_floor = floor[comparison.headline.column]
+    is_better = value < than_floor if comparison.headline.lower_is_better else value > than_floor
+    return "better" if is_better else "worse"
 
 
 def amount(number: float | int) -> str:

@@ -91,9 +91,10 @@ def compare(group: Group, *, name: str = "comparison", resamples: int = 2000) ->
 
 
 def _floors(arms: Sequence[Arm], name: str, headline: Headline) -> list[Row]:
-    """What the runs scored beside themselves, from the first run that has it; the untrained models as their mean."""
+    """What the runs scored beside themselves, as the mean over seeds (a floor counts the training set in the order and
+    with the masks of a seed, whatever the method); the untrained models as their mean over runs."""
     runs = [run for arm in arms for run in arm.runs]
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[tuple[str, str], dict[int, Row]] = {}
     untrained: list[dict[str, float]] = []
     for run in runs:
         of_set = run.metrics["sets"].get(name, {})
@@ -105,8 +106,9 @@ def _floors(arms: Sequence[Arm], name: str, headline: Headline) -> list[Row]:
                 elif row["name"] not in ("trained", *BEFORE) and row["figures"]:
                     base = {"set": name, "bin": part, "kind": "floor", "method": row["name"], "family": row["name"]}
                     known = {k: v for k, v in row["figures"].items() if not k.startswith("trained_minus")}
-                    found.setdefault((part, row["name"]), {**base, "proteins": content.get("proteins"), **known})
-    rows = list(found.values())
+                    of_seed = found.setdefault((part, row["name"]), {})
+                    of_seed.setdefault(run.seed, {**base, "proteins": content.get("proteins"), **known})
+    rows = [_mean_row(list(of_seed.values())) for of_seed in found.values()]
     if untrained:
         columns = [c for c in (headline.column, *headline.beside) if all(c in figures for figures in untrained)]
         means = {column: float(np.mean([figures[column] for figures in untrained])) for column in columns}
@@ -234,3 +236,11 @@ def listed(words: Sequence[str]) -> str:
     """a, b and c; each once."""
     words = list(dict.fromkeys(words))
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _mean_row(rows: Sequence[Row]) -> Row:
+    """The first, its figures and their bounds replaced by means; `seeds` where there are several."""
+    if len(rows) == 1:
+        return rows[0]
+    figures = [k for k, v in rows[0].items() if isinstance(v, float) and all(isinstance(r.get(k), float) for r in rows)]
+    return {**rows[0], **{k: float(np.mean([row[k] for row in rows])) for k in figures}, "seeds": len(rows)}
