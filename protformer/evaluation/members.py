@@ -10,26 +10,36 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import IO, Any
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.runs import read_metrics
 from protformer.files import write_text
 from protformer.surroundings import CHECKOUT
+from protformer.training.launch import end_with_parent
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
+from protformer.training.sweep import claimed
 
 log = logging.getLogger(__name__)
 
 TRAINING = "job=protformer.training.job.execute"
 MADE_BY = "member.json"
 OUTPUT = "output.log"
+PATIENCE = 30
+"""Seconds that a training run has to end when it is asked to."""
 
 
 @dataclass(frozen=True)
@@ -142,14 +152,50 @@ def _run(folder: Path, line: Sequence[str]) -> str | None:
     write_text(folder / MADE_BY, json.dumps(list(line)) + "\n")
     root = Path(os.environ.get("PROTFORMER_ROOT", CHECKOUT))
     command = [sys.executable, str(root / "train.py"), *line, as_override("hydra.run.dir", str(folder))]
-    with (folder / OUTPUT).open("w", encoding="utf-8") as output:
-        code = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, check=False, env=_environment()
-        ).returncode
+    with claimed(folder) as claim, (folder / OUTPUT).open("w", encoding="utf-8") as output:
+        code = _ended_with_us(command, output, claim)
     if code == 0 and (folder / "metrics.json").is_file():
         return None
     said = [text.strip() for text in (folder / OUTPUT).read_text(encoding="utf-8").splitlines() if text.strip()]
     return said[-1] if said and code > 0 else f"its process ended with code {code}"
+
+
+def _ended_with_us(command: Sequence[str], output: IO[str], claim: IO[str]) -> int:
+    """The exit code of a training run that does not outlive this process: it would write beside its next start.
+
+    Asked to end (SIGTERM, Ctrl-C), this process ends the run first; where it is killed, Linux does (and elsewhere the
+    run holds the claim on its folder until it is done).
+    """
+    on_posix = {"pass_fds": (claim.fileno(),), "preexec_fn": end_with_parent} if os.name == "posix" else {}
+    with _raising_when_terminated():
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=_environment(), **on_posix)
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            try:
+                process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            raise
+
+
+@contextmanager
+def _raising_when_terminated() -> Iterator[None]:
+    """SIGTERM as an exception (`training.sentences` tells it), where a signal can be handled: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def told(number: int, frame: FrameType | None) -> None:
+        raise SignalException("a member was waited for", signal.Signals(number))
+
+    before = signal.signal(signal.SIGTERM, told)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _environment() -> Mapping[str, str]:

@@ -104,14 +104,14 @@ def run(settings: JobSettings, processes: int, *, alone: bool = False) -> dict[s
             os.environ["OMP_NUM_THREADS"] = threads
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """On Linux: be terminated when the parent dies, however it dies, or a member would go on beside its next start."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _rank(settings: JobSettings) -> dict[str, Any]:
-    _end_with_parent()
+    end_with_parent()
     level = logging.INFO if os.environ.get("RANK") == "0" else logging.ERROR
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if level == logging.INFO:

@@ -277,6 +277,8 @@ def _resume_hint() -> str:
     folder = Path(hydra.runtime.output_dir)
     if hydra.mode == RunMode.MULTIRUN and is_config_hash(folder.name):
         return "The same command line goes on with this sweep."
+    if (folder / "members").is_dir():
+        return "The same command line takes the members that ended as they are, and runs the others."
     last = folder / "checkpoints" / "last.ckpt"
     return f"ckpt_path={shown_path(last)} resumes from the last checkpoint." if last.is_file() else ""
 

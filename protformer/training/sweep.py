@@ -65,9 +65,10 @@ def register_resolver() -> None:
 
 
 @contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def claimed(run_dir: Path) -> Iterator[IO[str]]:
     """One process at a time runs a member: two sweeps of one line would write each other's checkpoints. The claim ends
-    with the process, however that ends. ProtformerError where another holds it."""
+    with the process, however that ends, and with those that the open file was handed on to. ProtformerError where
+    another holds it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / CLAIM).open("w") as file:
         try:
@@ -77,7 +78,7 @@ def claimed(run_dir: Path) -> Iterator[None]:
                 f"Another process is running this member ({shown_path(run_dir)}): let it end; run again, this line"
                 " takes its figures."
             ) from error
-        yield
+        yield file
 
 
 def finished_figures(run_dir: Path) -> dict[str, Any] | None:

@@ -1,13 +1,19 @@
 """Members of an experiment: each its own process and folder; done is done, a failure is named and ends nothing."""
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.members import Member, failures, require_all, run_members
 from protformer.training.settings import JobSettings
+from protformer.training.sweep import claimed
 
 # What a training run leaves, in a second's fraction: it says how it was called, or fails where it is told to.
 TRAIN = """
@@ -15,6 +21,10 @@ import json, sys
 from pathlib import Path
 arguments = sys.argv[1:]
 folder = Path(next(a for a in arguments if a.startswith("hydra.run.dir=")).partition("=")[2].strip('"'))
+if "method=slow" in arguments:
+    import os, time
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(60)
 if "method=broken" in arguments:
     print("a page of noise")
     sys.exit("protformer: the method is broken")
@@ -99,3 +109,32 @@ def test_labels_never_share_a_folder(settings):
     folders = {one.folder for one in ended}
     assert len(folders) == 3
     assert all(folder.resolve().parent == (Path(settings.run_dir) / "members").resolve() for folder in folders)
+
+
+def test_a_member_ends_with_the_experiment_that_is_asked_to_end(settings):
+    folder = Path(settings.run_dir) / "members" / "slow"
+
+    def end_it() -> None:
+        deadline = time.monotonic() + 20
+        while not (folder / "pid").is_file() or not (folder / "pid").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    asking = threading.Thread(target=end_it)
+    asking.start()
+    with pytest.raises(SignalException):
+        run_members([Member("slow", ("method=slow",))], settings, own_key="mine")
+    asking.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "pid").read_text()), 0)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_member_that_another_process_runs_is_left_to_it(settings):
+    with (
+        claimed(Path(settings.run_dir) / "members" / "a"),
+        pytest.raises(ProtformerError, match="Another process is running this member"),
+    ):
+        run_members([Member("a", ())], settings, own_key="mine")
