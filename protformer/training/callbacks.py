@@ -115,6 +115,24 @@ class Throughput(Callback):
         self._whole_before = float(state_dict.get("whole_seconds", self.seconds))  # (older checkpoints: of steps alone)
 
 
+class SameData(Callback):
+    """Refuses to resume on other training sequences than the checkpoint's: the record would be of neither."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"training_sequences": self.digest}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["training_sequences"] != self.digest:
+            raise ProtformerError(
+                "The checkpoint was trained on other sequences than data.train holds now (or in another order, or split"
+                " otherwise): put them back to resume. To go on with these, start from its weights (init_from=FOLDER"
+                " instead of ckpt_path); to start anew, remove the folder checkpoints/ or name another run folder."
+            )
+
+
 class ReturnMemory(Callback):
     """Gives freed memory back to the system every `every` micro-batches, on Linux with glibc; elsewhere nothing.
 

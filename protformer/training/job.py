@@ -26,7 +26,7 @@ from protformer.model import (
     save_model,
 )
 from protformer.training.attention_callbacks import attention_callbacks
-from protformer.training.callbacks import ReturnMemory, SeedEachStep, Throughput
+from protformer.training.callbacks import ReturnMemory, SameData, SeedEachStep, Throughput
 from protformer.training.curve import LearningCurve
 from protformer.training.datamodule import PackedDataModule
 from protformer.training.loggers import job_logger
@@ -93,6 +93,7 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     curve = LearningCurve(throughput)
     callbacks = [
         SeedEachStep(seed),
+        SameData(splits["train"].corpus.digest()),
         throughput,
         curve,
         ReturnMemory(),

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from command import train_py, write_fasta  # noqa: F401
 from helpers import random_corpus, train
 
 from protformer.data.packing import PackingPlan
@@ -93,3 +94,19 @@ def test_dropout_and_redraws_change_the_losses():
     assert with_dropout[6] != without[6]
     assert with_dropout[3] == never[3]
     assert with_dropout[6] != never[6]
+
+
+@pytest.mark.slow  # two runs of the command
+def test_other_training_sequences_are_refused(train_py, tmp_path, capsys):  # noqa: F811
+    options = ("model=tiny", "trainer=cpu", "logger=none", "trainer.max_steps=2", "evaluate.untrained=false")
+    files = (f"data.{name}={write_fasta(tmp_path / f'{name}.fasta')}" for name in ("train", "valid", "test"))
+    line = ["data=fasta", *files, *options, "evaluate.floors=false", "hydra.run.dir=out"]
+    assert train_py(line) == 0
+    again = [*line, "ckpt_path=out/checkpoints/last.ckpt", "trainer.max_steps=3"]
+    write_fasta(tmp_path / "train.fasta", 11)
+    assert train_py(again) == 1
+    said = capsys.readouterr().err
+    assert "The checkpoint was trained on other sequences than data.train holds now" in said
+    assert "Traceback" not in said
+    write_fasta(tmp_path / "train.fasta")
+    assert train_py(again) == 0
