@@ -5,7 +5,6 @@ and knows nothing of the experiment: tables come from the rows, pictures from th
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -80,15 +79,51 @@ def read_analysis(path: Path | str) -> Analysis:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ProtformerError(f"{file} cannot be read as rows of an experiment: {error}.") from error
-    names = {f.name for f in fields(Analysis)}
-    if not isinstance(content, dict) or set(content) != names or not _views(content["views"]):
-        raise ProtformerError(f"{file} does not hold rows of an experiment (python train.py experiment=NAME).")
+    wrong = _what_is_wrong(content)
+    if wrong is not None:
+        raise ProtformerError(
+            f"{file} does not hold rows of an experiment (python train.py experiment=NAME): {wrong}. Where it has been"
+            " edited, restore it, or run the experiment again."
+        )
     return Analysis(**{**content, "views": [View(**view) for view in content["views"]]})
 
 
-def _views(views: Any) -> bool:
-    names = {f.name for f in fields(View)}
-    return isinstance(views, Sequence) and all(isinstance(v, dict) and set(v) == names for v in views)
+KINDS: dict[str, type] = {
+    "rows": list,
+    "views": list,
+    "columns": dict,
+    "notes": list,
+    "settings": dict,
+    "measured": dict,
+}
+"""Of an analysis; its other parts are text."""
+
+
+def _what_is_wrong(content: Any) -> str | None:
+    """The first part that is not of the kind that `write_analysis` writes."""
+    names = {f.name for f in fields(Analysis)}
+    if not isinstance(content, dict) or set(content) != names:
+        return f"it has not the parts {', '.join(sorted(names))}"
+    for name in sorted(names):
+        if not isinstance(content[name], KINDS.get(name, str)):
+            return f"{name} is no {KINDS.get(name, str).__name__}"
+    if not content["rows"] or not all(isinstance(row, dict) for row in content["rows"]):
+        return "rows are not all records, or there are none"
+    if not all(isinstance(text, str) for text in (*content["notes"], *content["columns"].values())):
+        return "notes and columns are not all text"
+    return next((told for view in content["views"] if (told := _wrong_view(view, content["rows"])) is not None), None)
+
+
+def _wrong_view(view: Any, rows: list[Row]) -> str | None:
+    if not isinstance(view, dict) or set(view) != {f.name for f in fields(View)}:
+        return "a view has not the parts of one"
+    texts = ("title", "x", "y", "x_label", "y_label", "line")
+    if not all(isinstance(view[key], str) for key in texts) or not isinstance(view["where"], dict):
+        return "a view has parts that are no text"
+    for key in ("y", "low", "high"):
+        if any(isinstance(row.get(view[key]), str | list | dict) for row in rows if view[key] is not None):
+            return f"the column {view[key]!r} of the view {view['title']!r} is not all numbers"
+    return None
 
 
 def _plain(value: Any) -> Any:

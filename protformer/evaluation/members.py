@@ -157,7 +157,7 @@ def _run(folder: Path, line: Sequence[str]) -> str | None:
     if code == 0 and (folder / "metrics.json").is_file():
         return None
     said = [text.strip() for text in (folder / OUTPUT).read_text(encoding="utf-8").splitlines() if text.strip()]
-    return said[-1] if said and code > 0 else f"its process ended with code {code}"
+    return said[-1].removeprefix("protformer: ") if said and code > 0 else f"its process ended with code {code}"
 
 
 def _ended_with_us(command: Sequence[str], output: IO[str], claim: IO[str]) -> int:

@@ -1,6 +1,7 @@
 """A job as plain values, which can be handed to another process."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 TRAINING = "protformer.training.job.execute"
@@ -25,8 +26,14 @@ class JobSettings:
     def run_name(self) -> str:
         if self.config.get("job", TRAINING) != TRAINING:
             return f"{self.choices.get('experiment', 'experiment')} seed {self.config['seed']}"
-        attention = self.choices.get("attention", "")
-        featured = "features" in (self.config.get("attention") or {})
-        features = [self.choices.get("features", "")] if featured else []
-        names = [self.choices.get("task", "run"), attention, *features, self.choices.get("model", "")]
+        attention = [self.choices.get("attention", "")]
+        if "features" in (self.config.get("attention") or {}):
+            attention.append(self.choices.get("features", ""))
+        model, start = [self.choices.get("model", "")], self.config.get("init_from")
+        if start is not None:  # shape and attention come from there, unless the command line says otherwise
+            attention = attention if self.chose("attention", "features", "method") else []
+            own = Path(str(start))
+            named = own.parent.name if own.name == "model" else own.name
+            model = [*(model if self.chose("model") else []), f"from {named}"]
+        names = [self.choices.get("task", "run"), *attention, *model]
         return " ".join([*filter(None, names), f"seed {self.config['seed']}"])

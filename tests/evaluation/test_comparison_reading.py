@@ -9,6 +9,7 @@ import yaml
 from planted_runs import Plan, command, sweep
 
 from protformer.errors import ProtformerError
+from protformer.evaluation.analysis import Analysis, View, write_analysis
 from protformer.evaluation.comparison import make_report
 from protformer.evaluation.comparison.reading import read_inputs
 
@@ -137,3 +138,35 @@ def test_members_that_never_began_are_named(tmp_path, capsys):
     (folder / "multirun.yaml").write_text("hydra: [")
     assert command(folder, "-o", tmp_path / "report") == 0
     assert "begun" in capsys.readouterr().out.replace("\n", "")
+
+
+def test_a_run_without_its_configuration_is_named(three, tmp_path, capsys):
+    (three / "member1" / "config.yaml").unlink()
+    assert command(three, "-o", tmp_path / "report") == 1
+    assert re.search(r"member1 has\s+no\s+config\.yaml", capsys.readouterr().err)
+
+
+def test_a_report_in_the_sweeps_own_folder_is_no_member(three, tmp_path):
+    (three / "pictures").mkdir()
+    (three / "pictures" / "a.png").touch()
+    (three / "comparison.json").write_text("{}")
+    [group] = read_inputs([three]).groups
+    assert (len(group.runs), group.missing) == (3, [])
+
+
+WRONG_ROWS = [
+    {"rows": "abc"}, {"rows": [1]}, {"rows": []}, {"columns": None}, {"notes": [1]}, {"settings": None},
+    {"views": [{"title": "t"}]}, {"rows": [{"a": "b", "method": "m"}]}, {"title": None}, {"measured": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", WRONG_ROWS, ids=map(str, WRONG_ROWS))
+def test_damaged_rows_of_an_experiment_are_named(damage, tmp_path, capsys):
+    view = View(title="V", x="method", y="a", x_label="x", y_label="y")
+    analysis = Analysis(kind="k", title="T", question="Q", rows=[{"a": 1, "method": "m"}], views=[view], columns={})
+    file = write_analysis(analysis, tmp_path)
+    file.write_text(json.dumps(json.loads(file.read_text()) | damage))
+    assert command(file, "-o", tmp_path / "report") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rows.json does not hold rows of an experiment" in said
+    assert "unexpected" not in said

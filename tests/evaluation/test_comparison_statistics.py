@@ -9,7 +9,7 @@ from planted_runs import BINS, Plan, write_run
 
 from protformer.data.floors.bootstrap import paired_difference_interval, perplexity
 from protformer.evaluation.comparison import compare
-from protformer.evaluation.comparison.answer import answer
+from protformer.evaluation.comparison.answer import answer, signed
 from protformer.evaluation.comparison.comparability import arms_of
 from protformer.evaluation.comparison.reading import Group, Proteins, Run, read_run
 from protformer.evaluation.comparison.statistics import Resampled, in_order_of_novelty, interval, set_rows, spread
@@ -242,3 +242,8 @@ def test_without_a_plain_run_of_uniform_the_answer_does_not_say_that_there_is_no
     told = " ".join(answer(compare(group(tmp_path, plans))))
     assert "Without a run of uniform" not in told
     assert "differ in more than their attention (optimizer.lr)" in told
+
+
+def test_differences_of_accuracy_are_in_percentage_points():
+    row = {"accuracy_difference": -0.012, "accuracy_difference_low": -0.02, "accuracy_difference_high": 0.004}
+    assert signed(row, "accuracy_difference") == "\u22121.20 (\u22122.00 to +0.40) points"

@@ -78,7 +78,7 @@ def test_a_folder_of_another_command_line_is_refused(settings):
 def test_a_failure_is_named_and_the_others_go_on(settings):
     members = [Member("broken", ("method=broken",)), Member("a", ("method=a",))]
     ended = run_members(members, settings, own_key="mine")
-    assert failures(ended) == ["broken did not end: protformer: the method is broken"]
+    assert failures(ended) == ["broken did not end: the method is broken"]
     assert ended[1].metrics is not None
     assert json.loads((ended[0].folder / "member.json").read_text())[-1] == "method=broken"
 

@@ -175,3 +175,17 @@ def _corpus() -> Any:
     from helpers import random_corpus
 
     return random_corpus(2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start", "name"),
+    [
+        ([], None, "masked_residue performer positive tiny seed 0"),
+        (["model=tiny"], "runs/a/model", "masked_residue tiny from a seed 0"),
+        (["attention=performer"], "runs/a", "masked_residue performer positive from a seed 0"),
+    ],
+)
+def test_a_run_is_named_after_what_it_starts_from(overrides, start, name):
+    choices = {"task": "masked_residue", "attention": "performer", "features": "positive", "model": "tiny"}
+    config = {"seed": 0, "attention": {"features": {}}, "init_from": start}
+    assert JobSettings(config=config, run_dir="out", choices=choices, overrides=overrides).run_name == name

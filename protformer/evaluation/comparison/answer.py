@@ -155,8 +155,8 @@ def _rounded(share: float | int) -> str:
 
 
 def signed(row: Row, column: str) -> str:
-    """A difference, with its interval where there is one."""
-    scale, digits, unit = (100, 2, " %") if "accuracy" in column else (1, 4 if abs(row[column]) < 0.05 else 3, "")
+    """A difference, with its interval where there is one; of accuracy in percentage points."""
+    scale, digits, unit = (100, 2, " points") if "accuracy" in column else (1, 4 if abs(row[column]) < 0.05 else 3, "")
     ends = [row[column], row.get(f"{column}_low"), row.get(f"{column}_high")]
     told, *bounds = [f"{scale * end:+.{digits}f}" for end in ends if end is not None]
     return (f"{told} ({' to '.join(bounds)})" if len(bounds) == 2 else told).replace("-", MINUS) + unit
@@ -167,6 +167,7 @@ def _value(row: Row, column: str) -> str:
     if value is None:
         return "an unknown value"
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
-    digits = 2 if abs(value) >= 1 else 3
-    told = f"{value:.{digits}f}"
-    return told if low is None or high is None else f"{told} ({low:.{digits}f} to {high:.{digits}f})"
+    scale, unit = (100, " %") if column.startswith("accuracy") else (1, "")
+    digits = (1 if unit else 2) if abs(scale * value) >= 1 else 3
+    told, *bounds = [f"{scale * end:.{digits}f}" for end in (value, low, high) if end is not None]
+    return f"{told} ({' to '.join(bounds)}){unit}" if len(bounds) == 2 else f"{told}{unit}"

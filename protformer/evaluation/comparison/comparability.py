@@ -162,7 +162,14 @@ def _settings(run: Run) -> dict[str, Any]:
 
 def arms_of(group: Group) -> list[Arm]:
     """The group's runs by method, and by those settings in which runs of one method differ. ProtformerError where two
-    runs are the same in all of it: counted as two seeds, they would make a spread that is none."""
+    runs are the same in all of it: counted as two seeds, they would make a spread that is none; and where a run has no
+    `config.yaml` while others have one."""
+    bare = next((run for run in group.runs if not run.config), None)
+    if bare is not None and any(run.config for run in group.runs):
+        raise ProtformerError(
+            f"{bare.name} has no config.yaml, so nobody can say in what it differs from the others: put it back, or"
+            " leave this run out."
+        )
     arms = []
     for method in in_order(run.method for run in group.runs):
         runs = [run for run in group.runs if run.method == method]

@@ -32,7 +32,7 @@ def draw(chart: Chart, folder: Path) -> list[Path]:
             _lines(axis, panel, chart, handles)
         axis.set_xlabel(panel.x_label, fontsize=9)
         if place % columns == 0 and chart.y_label:
-            axis.set_ylabel(chart.y_label, fontsize=9)
+            axis.set_ylabel(_wrapped(chart.y_label), fontsize=9)
         if panel.title:
             axis.set_title(textwrap.fill(panel.title, 42), fontsize=9.5, loc="left")
         axis.tick_params(labelsize=8)
@@ -50,6 +50,11 @@ def draw(chart: Chart, folder: Path) -> list[Path]:
         save_figure(figure, path)
         written.append(path)
     return written
+
+
+def _wrapped(label: str) -> str:
+    """In lines that fit the height of a panel; its own line breaks stay."""
+    return "\n".join(textwrap.fill(line, 40) for line in label.splitlines())
 
 
 def _figure(chart: Chart, columns: int, rows: int) -> Any:

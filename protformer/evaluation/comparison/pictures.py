@@ -173,8 +173,9 @@ def _learning(comparison: Comparison) -> list[Chart]:
         ]  # fmt: skip
         series = [one for one in lines if one is not None and len(one.x) > 1]
         if series:
-            panel = Panel(title="", x_label=AXES["residues"][0], series=series, rules=[Rule(label="exact", value=0.0)],
-                          y_range=_focus(series, [], comparison.headline.lower_is_better))  # fmt: skip
+            rules = [Rule(label="exact", value=0.0)]
+            panel = Panel(title="", x_label=AXES["residues"][0], series=series, rules=rules,
+                          y_range=_focus(series, rules, comparison.headline.lower_is_better))  # fmt: skip
             charts.append(
                 Chart(
                     name=f"{comparison.name}-learning-from-exact",
@@ -183,7 +184,8 @@ def _learning(comparison: Comparison) -> list[Chart]:
                     y_label=f"{comparison.headline.label},\nminus exact's",
                     panels=[panel],
                     group=comparison.title,
-                    caption="Runs of one seed see the same residues in the same order: seeds are paired.",
+                    caption="Runs of one seed see the same residues in the same order: seeds are paired. What lies far"
+                    " off (the start) is outside the picture; on the page a double click shows it.",
                 )
             )
     return charts

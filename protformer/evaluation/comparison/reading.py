@@ -24,6 +24,8 @@ NO_MEMBERS = {"wandb", "csv", "model", "checkpoints"}
 """Folders that a run or a sweep keeps beside its members."""
 REPORT = "comparison.json"
 """A folder with this file is a report, and no run that did not end."""
+PICTURES = "pictures"
+"""Of a report, in its folder (which may be the sweep's own)."""
 SWEEPS = Path("multirun")
 """Where sweeps lie unless `hydra.sweep.dir` says otherwise, each in a folder of its group's name."""
 LOOSE = "single runs"
@@ -172,7 +174,8 @@ def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
 
 
 def _is_no_member(folder: Path) -> bool:
-    return folder.name in NO_MEMBERS or (folder / REPORT).is_file()
+    of_report = folder.name == PICTURES and (folder.parent / REPORT).is_file()
+    return folder.name in NO_MEMBERS or of_report or (folder / REPORT).is_file()
 
 
 def _missing(folder: Path) -> Missing:

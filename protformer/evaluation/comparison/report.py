@@ -19,7 +19,7 @@ from protformer.evaluation.comparison.drawing import draw
 from protformer.evaluation.comparison.page import Section, as_json, render
 from protformer.evaluation.comparison.paper import CITATION, PAPER
 from protformer.evaluation.comparison.pictures import benchmark_analysis
-from protformer.evaluation.comparison.reading import REPORT, Missing, read_inputs
+from protformer.evaluation.comparison.reading import PICTURES, REPORT, Missing, read_inputs
 from protformer.evaluation.comparison.sections import (
     analysis_section,
     comparison_section,
@@ -31,7 +31,6 @@ from protformer.evaluation.methods import in_order
 from protformer.files import explaining, write_text
 
 PAGE, TABLES, CONTENT, ROWS = "index.html", "comparison.md", REPORT, "comparison.csv"
-PICTURES = "pictures"
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ def result_table(comparison: Comparison, name: str, part: str = ALL) -> Table:
     """Methods, then floors, on one evaluation set (or a novelty bin of it)."""
     headline, rows = comparison.headline, comparison.of_set(name, part)
     column, beside = headline.column, headline.beside[0]
+    interval = " (95 %)" if any(row.get(f"{column}_low") is not None for row in rows) else ""
     columns: list[tuple[str, Callable[[Row], Cell]]] = [
-        (f"{headline.label} (95 %)", lambda row: figure(row, column)),
+        (f"{headline.label}{interval}", lambda row: figure(row, column)),
     ]
     if any(f"{column}_before" in row for row in rows):
         columns.append(("before training", lambda row: figure(row, f"{column}_before")))
