@@ -189,3 +189,10 @@ def test_a_run_is_named_after_what_it_starts_from(overrides, start, name):
     choices = {"task": "masked_residue", "attention": "performer", "features": "positive", "model": "tiny"}
     config = {"seed": 0, "attention": {"features": {}}, "init_from": start}
     assert JobSettings(config=config, run_dir="out", choices=choices, overrides=overrides).run_name == name
+
+
+@pytest.mark.parametrize("redraw", choices("redraw"))
+@pytest.mark.parametrize("experiment", ["compare_attention", "long_context", "long_recall", "transfer", "downstream"])
+def test_every_schedule_fits_every_experiment(experiment, redraw):
+    config = composed(f"experiment={experiment}", f"redraw={redraw}", "data.train=a.fasta")
+    assert instantiate(config.redraw) is not None
