@@ -31,7 +31,7 @@ class JobSettings:
             attention.append(self.choices.get("features", ""))
         model, start = [self.choices.get("model", "")], self.config.get("init_from")
         if start is not None:  # shape and attention come from there, unless the command line says otherwise
-            attention = attention if self.chose("attention", "features", "method") else []
+            attention = attention if self.chose("attention", "features") else []
             own = Path(str(start))
             named = own.parent.name if own.name == "model" else own.name
             model = [*(model if self.chose("model") else []), f"from {named}"]
