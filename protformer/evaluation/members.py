@@ -1,8 +1,9 @@
 """Training runs that an experiment is made of, one after the other, each a process and a folder of its own.
 
 A member is the experiment's own command line with a few overrides more, and trains instead of analysing. It lies in
-`members/LABEL` of the experiment's folder; run again, the experiment takes a member that has ended as it is and runs
-the others. A member that fails is reported with its reason, and the others go on.
+`members/LABEL` of the experiment's folder; run again, the experiment takes a member that has ended as it is, goes on
+from the last checkpoint of one that was interrupted, and runs the others. A member that fails is reported with its
+reason, and the others go on.
 """
 
 import hashlib
@@ -31,7 +32,7 @@ from protformer.surroundings import CHECKOUT
 from protformer.training.launch import end_with_parent
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
-from protformer.training.sweep import claimed
+from protformer.training.sweep import claimed, last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,11 @@ def _run(folder: Path, line: Sequence[str]) -> str | None:
     write_text(folder / MADE_BY, json.dumps(list(line)) + "\n")
     root = Path(os.environ.get("PROTFORMER_ROOT", CHECKOUT))
     command = [sys.executable, str(root / "train.py"), *line, as_override("hydra.run.dir", str(folder))]
-    with claimed(folder) as claim, (folder / OUTPUT).open("w", encoding="utf-8") as output:
+    interrupted = last_checkpoint(folder)
+    if interrupted is not None:
+        log.info("going on from %s", shown_path(interrupted))
+        command.append(as_override("ckpt_path", interrupted))
+    with claimed(folder) as claim, (folder / OUTPUT).open("a" if interrupted else "w", encoding="utf-8") as output:
         code = _ended_with_us(command, output, claim)
     if code == 0 and (folder / "metrics.json").is_file():
         return None

@@ -5,13 +5,15 @@ import os
 import signal
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from protformer.errors import ProtformerError
-from protformer.evaluation.members import Member, failures, require_all, run_members
+from protformer.evaluation.members import OUTPUT, Member, failures, require_all, run_members
+from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
 from protformer.training.sweep import claimed
 
@@ -65,6 +67,21 @@ def test_done_is_done_and_the_rest_is_run(settings):
     run_members([first], settings, own_key="mine")
     ended = run_members([first, second], settings, own_key="mine")
     assert [len((one.folder / "calls").read_text()) for one in ended] == [1, 1]
+
+
+def test_an_interrupted_member_goes_on_from_its_last_checkpoint(settings):
+    member = Member("a", ("method=a",))
+    [one] = run_members([member], settings, own_key="mine")
+    (one.folder / "metrics.json").unlink()
+    last = one.folder / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    with zipfile.ZipFile(last, "w") as checkpoint:
+        checkpoint.writestr("data", "")
+    (one.folder / OUTPUT).write_text("the first 10 steps\n")
+    [again] = run_members([member], settings, own_key="mine")
+    assert again.metrics is not None
+    assert again.metrics["arguments"][-1] == as_override("ckpt_path", str(last))
+    assert "the first 10 steps" in (one.folder / OUTPUT).read_text()
 
 
 def test_a_folder_of_another_command_line_is_refused(settings):
