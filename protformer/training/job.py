@@ -164,7 +164,7 @@ def build_model(settings: JobSettings, config: DictConfig, task: Task, train: Sp
         if not settings.chose("model"):
             shape |= {k: theirs[k] for k in shape.keys() & theirs.keys()}
             token_dropout = theirs["token_dropout"]
-        if not settings.chose("attention", "features"):
+        if not settings.chose_attention:
             causal = task.causal if task.label_kind == "none" else theirs["attention"]["causal"]
             attention = factory_from_config({**theirs["attention"], "causal": causal})
     elif config.freeze:

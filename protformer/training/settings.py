@@ -23,6 +23,11 @@ class JobSettings:
         return any(o.lstrip("+~").split("=")[0].split(".")[0].split("@")[0] in groups for o in self.overrides)
 
     @property
+    def chose_attention(self) -> bool:
+        """Whether the command line says which attention, so that `init_from` gives the weights of another one."""
+        return self.chose("attention", "features", "method")
+
+    @property
     def run_name(self) -> str:
         if self.config.get("job", TRAINING) != TRAINING:
             return f"{self.choices.get('experiment', 'experiment')} seed {self.config['seed']}"
@@ -31,7 +36,7 @@ class JobSettings:
             attention.append(self.choices.get("features", ""))
         model, start = [self.choices.get("model", "")], self.config.get("init_from")
         if start is not None:  # shape and attention come from there, unless the command line says otherwise
-            attention = attention if self.chose("attention", "features") else []
+            attention = attention if self.chose_attention else []
             own = Path(str(start))
             named = own.parent.name if own.name == "model" else own.name
             model = [*(model if self.chose("model") else []), f"from {named}"]

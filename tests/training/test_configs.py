@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from protformer.attention import Attention
+from protformer.attention import Attention, ExactAttention, FavorAttention, UniformAttention
 from protformer.data.alphabet import TOKENS
 from protformer.features import FeatureMap
 from protformer.model import ProteinModel, parameter_count, save_model
@@ -145,6 +145,20 @@ def test_next_residue_from_a_bidirectional_model_is_causal(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("override", "expected"),
+    [("seed=3", FavorAttention), ("attention=uniform", UniformAttention), ("method=exact", ExactAttention)],
+)
+def test_weights_of_a_folder_go_under_the_attention_that_is_chosen(override, expected, tmp_path):
+    config, settings = composed("model=tiny"), JobSettings(config={}, run_dir="out")
+    model = build_model(settings, config, instantiate(config.task), Split("train", _corpus()))
+    save_model(model, tmp_path / "model", tokens=TOKENS)
+    config = composed(override, f"init_from={tmp_path}")
+    settings = JobSettings(config={}, run_dir="out", overrides=[override])
+    model = build_model(settings, config, instantiate(config.task), Split("train", _corpus()))
+    assert {type(attention) for attention in model.trunk.encoder.attentions} == {expected}
+
+
+@pytest.mark.parametrize(
     ("choice", "millions"),
     [
         ("tiny", 0.107), ("small", 0.8), ("medium", 1.8), ("comparison", 1.38),
@@ -183,6 +197,7 @@ def _corpus() -> Any:
         ([], None, "masked_residue performer positive tiny seed 0"),
         (["model=tiny"], "runs/a/model", "masked_residue tiny from a seed 0"),
         (["attention=performer"], "runs/a", "masked_residue performer positive from a seed 0"),
+        (["method=performer_softmax"], "runs/a", "masked_residue performer positive from a seed 0"),
     ],
 )
 def test_a_run_is_named_after_what_it_starts_from(overrides, start, name):
