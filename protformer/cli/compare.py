@@ -57,11 +57,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads, compares, writes, and says what came of it. ProtformerError for what cannot be compared."""
-    from protformer.errors import ProtformerError, shown_path
-    from protformer.evaluation.comparison import make_report, write_report
+    from protformer.errors import shown_path
+    from protformer.evaluation.comparison import check_output, make_report, write_report
 
-    if args.output.exists() and not args.output.is_dir():
-        raise ProtformerError(f"{args.output} is a file: give a folder for the report.")
+    check_output(args.output)  # before minutes of reading and resampling
     report = make_report(args.sources, title=args.title, apart=args.split)
     written = write_report(report, args.output)
     _show(report)

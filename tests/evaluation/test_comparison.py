@@ -322,3 +322,14 @@ def test_a_group_of_one_run_has_a_report(tmp_path):
     assert [row["method"] for row in comparison.rows if row["set"] == "test"] == [
         "exact", "unigram", "own composition", "untrained",
     ]  # fmt: skip
+
+
+def test_a_report_replaces_reports_alone(three, tmp_path):
+    report = make_report([three])
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("mine")
+    with pytest.raises(ProtformerError, match=r"site has index\.html, but no comparison\.json.*another folder"):
+        write_report(report, tmp_path / "site")
+    assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
+    for _ in range(2):
+        write_report(report, tmp_path / "report")

@@ -10,6 +10,6 @@ sections, report what stands where, and where it is written
 """
 
 from protformer.evaluation.comparison.comparison import Comparison, compare
-from protformer.evaluation.comparison.report import Report, make_report, write_report
+from protformer.evaluation.comparison.report import Report, check_output, make_report, write_report
 
-__all__ = ["Comparison", "Report", "compare", "make_report", "write_report"]
+__all__ = ["Comparison", "Report", "check_output", "compare", "make_report", "write_report"]

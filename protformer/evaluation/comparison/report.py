@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis
 from protformer.evaluation.comparison.answer import answer
 from protformer.evaluation.comparison.charts import Chart, slug
@@ -96,9 +97,22 @@ def _names(titles: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
     return found
 
 
+def check_output(folder: Path) -> None:
+    """ProtformerError where a report in `folder` would replace what no report wrote."""
+    if folder.exists() and not folder.is_dir():
+        raise ProtformerError(f"{folder} is a file: give a folder for the report.")
+    foreign = [name for name in (PAGE, TABLES, ROWS) if (folder / name).exists()]
+    if foreign and not (folder / CONTENT).is_file():
+        raise ProtformerError(
+            f"{folder} has {' and '.join(foreign)}, but no {CONTENT}: a report would replace what no report wrote. Give"
+            " another folder."
+        )
+
+
 def write_report(report: Report, folder: Path) -> list[Path]:
     """Everything into `folder`, which is made; what stands there of an earlier report is replaced. The written files,
-    the page first. ProtformerError where matplotlib or plotly is not installed."""
+    the page first. ProtformerError where matplotlib or plotly is not installed, and as in `check_output`."""
+    check_output(folder)
     page = _page(report)  # first: it fails where plotly is not installed
     pictures = folder / PICTURES
     with explaining(folder):
@@ -114,14 +128,15 @@ def write_report(report: Report, folder: Path) -> list[Path]:
         PAGE: page,
         TABLES: _markdown(report, sections),
         ROWS: as_csv([row for one in report.comparisons for row in one.rows]),
-        CONTENT: json.dumps(json.loads(as_json(content)), indent=1) + "\n",
     }
     if not report.comparisons:
         del texts[ROWS]
     texts |= tables
+    # first: it says of a report that was cut short, too, whose files these are
+    write_text(folder / CONTENT, json.dumps(json.loads(as_json(content)), indent=1) + "\n")
     for name, text in texts.items():
         write_text(folder / name, text)
-    return [*(folder / name for name in texts), *drawn]
+    return [*(folder / name for name in (*texts, CONTENT)), *drawn]
 
 
 def _page(report: Report) -> str:
