@@ -3,6 +3,7 @@
 import math
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -86,14 +87,11 @@ def analysis_charts(name: str, analysis: Analysis) -> list[Chart]:
         if not rows:
             continue
         values: Iterable[Any] = [None] if view.panel is None else dict.fromkeys(row.get(view.panel) for row in rows)
-        panels = [
-            Panel(
-                title=_panel_title(view.panel, value),
-                x_label=view.x_label,
-                series=_series([row for row in rows if view.panel is None or row.get(view.panel) == value], view),
-            )
-            for value in values
-        ]
+        panels = []
+        for value in values:
+            own = [row for row in rows if view.panel is None or row.get(view.panel) == value]
+            title = _panel_title(view.panel, value, own)
+            panels.append(Panel(title=title, x_label=view.x_label, series=_series(own, view)))
         charts.append(
             Chart(
                 name=slug(f"{name}-{place + 1}-{view.title}"),
@@ -122,10 +120,33 @@ def _takes_part(row: Row, view: View) -> bool:
     return known and row.get(view.x) is not None and all(row.get(k) == v for k, v in view.where.items())
 
 
-def _panel_title(column: str | None, value: Any) -> str:
-    """A name speaks for itself, a number needs its column's: "layer 3"."""
+def side_by_side(series: Sequence[Series]) -> tuple[list[str], list[list[Number]]]:
+    """The names that are places of an axis, and where along it the points of each of `series` stand: those of one place
+    beside one another, or they would lie upon each other. Without names, the points' own `x`."""
+    names = list(dict.fromkeys(x for one in series for x in one.x if isinstance(x, str)))
+    if not names:
+        return [], [one.x for one in series]
+    at = [[names.index(str(x)) for x in one.x] for one in series]
+    together = Counter(place for places in at for place in places)
+    step = 0.7 / max(together.values())
+    taken: Counter[int] = Counter()
+    found: list[list[Number]] = []
+    for places in at:
+        found.append([])
+        for place in places:
+            found[-1].append(place + (taken[place] - (together[place] - 1) / 2) * step)
+            taken[place] += 1
+    return names, found
+
+
+def _panel_title(column: str | None, value: Any, rows: Sequence[Row]) -> str:
+    """A name speaks for itself, a number needs its column's: "layer 3", and a model, whose run may be called by a hash,
+    its method."""
     if column is None:
         return ""
+    methods = {str(row.get("method", value)) for row in rows}
+    if column == "model" and len(methods) == 1 and (method := methods.pop()) not in str(value):
+        return f"{method}, {value}"
     return value if isinstance(value, str) else f"{column.replace('_', ' ')} {value}"
 
 

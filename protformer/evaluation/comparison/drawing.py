@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks
+from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks, side_by_side
 from protformer.evaluation.methods import FLOOR_COLOUR, Look, look
 from protformer.evaluation.plots import DASHES, MARKERS, new_figure, save_figure
 
@@ -70,13 +70,10 @@ def _options(one: Series) -> tuple[Look, dict[str, Any]]:
 
 
 def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> None:
-    categories = {str(x): None for one in panel.series for x in one.x if isinstance(x, str)}
-    places = {name: place for place, name in enumerate(categories)}
-    spread = 0.7 / max(len(panel.series), 1)
-    for number, drawn in enumerate(panel.series):
-        one = _above_zero(drawn) if chart.y_scale == "log" else drawn
+    series = [_above_zero(one) if chart.y_scale == "log" else one for one in panel.series]
+    categories, places = side_by_side(series)
+    for one, xs in zip(series, places, strict=True):
         _, options = _options(one)
-        xs = [places[x] + (number - (len(panel.series) - 1) / 2) * spread if isinstance(x, str) else x for x in one.x]
         if chart.kind == "scatter":
             handle = axis.scatter(
                 xs,
@@ -102,7 +99,7 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
                       textcoords="offset points", fontsize=7, color=FLOOR_COLOUR)  # fmt: skip
     if categories:
         axis.set_xlim(-0.5, len(categories) - 0.5)
-        axis.set_xticks(range(len(categories)), list(categories), rotation=30, ha="right")
+        axis.set_xticks(range(len(categories)), categories, rotation=30, ha="right")
     elif chart.x_scale != "log" and all(isinstance(x, int) for one in panel.series for x in one.x):
         axis.xaxis.get_major_locator().set_params(integer=True)  # no half layers or steps
     elif chart.x_scale == "log":

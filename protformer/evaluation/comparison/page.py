@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protformer.errors import ProtformerError
-from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks
+from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks, side_by_side
 from protformer.evaluation.comparison.tables import Cell, Table
 from protformer.evaluation.methods import FLOOR_COLOUR, in_order, look
 
@@ -203,9 +203,11 @@ def _chart(chart: Chart, charts: list[dict[str, Any]], methods: dict[str, tuple[
 def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
     """Plotly's traces and layout; colours of text and grid are the page's, which knows light from dark."""
     interval = chart.kind == "interval"
-    categories = list(dict.fromkeys(x for one in panel.series for x in one.x if isinstance(x, str)))
+    categories, places = side_by_side(panel.series)
     beside = not interval and chart.kind != "bar" and bool(categories)
-    series = _side_by_side(panel.series, categories) if beside else panel.series
+    series = panel.series
+    if beside:
+        series = [replace(one, x=xs) for one, xs in zip(panel.series, places, strict=True)]
     traces = [trace for one in series for trace in _traces(chart, one, bars=beside)]
     xs, ys = ([value for one in panel.series for value in getattr(one, axis)] for axis in ("x", "y"))
     measured: dict[str, Any] = {"title": {"text": _text(panel.x_label)}, **_scale(chart.x_scale, xs)}
@@ -213,9 +215,8 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
         ticks = log_ticks(x for x in xs if not isinstance(x, str))
         measured |= {"tickvals": ticks} if ticks else {}
     if beside:
-        places = list(range(len(categories)))
-        measured |= {"type": "linear", "tickvals": places, "ticktext": [_text(x) for x in categories],
-                     "range": [-0.5, len(categories) - 0.5]}  # fmt: skip
+        named = {"tickvals": list(range(len(categories))), "ticktext": [_text(x) for x in categories]}
+        measured |= {"type": "linear", **named, "range": [-0.5, len(categories) - 0.5]}
     elif categories and not interval:
         measured["type"] = "category"
     other: dict[str, Any] = {"title": {"text": _text(chart.y_label)}, **_scale(chart.y_scale, ys)}
@@ -255,15 +256,6 @@ def _scale(scale: str, values: Iterable[Any]) -> dict[str, Any]:
         return {"type": scale}
     greatest = max((value for value in values if isinstance(value, int | float)), default=0)
     return {"type": scale, "tickformat": "~s" if greatest >= 1e6 else ",~g"}
-
-
-def _side_by_side(series: Sequence[Series], categories: list[str]) -> list[Series]:
-    """Names of places as numbers, a little apart, so that the bars of methods do not lie upon one another."""
-    step = 0.7 / max(len(series), 1)
-    return [
-        replace(one, x=[categories.index(str(x)) + (number - (len(series) - 1) / 2) * step for x in one.x])
-        for number, one in enumerate(series)
-    ]
 
 
 def _text(words: str) -> str:

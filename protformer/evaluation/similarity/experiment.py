@@ -83,13 +83,13 @@ def _check_composition(corpus: Corpus) -> None:
 _VIEWS = [
     View(
         title="Rank correlation with BLOSUM62 (190 pairs)",
-        x="model",
+        x="method",
         y="rho",
         low="rho_low",
         high="rho_high",
-        x_label="model or floor",
+        x_label="model or floor, a mark each",
         y_label="Spearman's rho",
-        kind="bar",
+        kind="scatter",
         panel="estimate",
         where={"part": "correlation", "level": "model"},
     ),

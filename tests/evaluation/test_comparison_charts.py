@@ -1,0 +1,31 @@
+"""Where points stand whose place along an axis has a name: none lies upon another."""
+
+import pytest
+
+from protformer.evaluation.comparison.charts import Series, side_by_side
+
+
+def series(*x: str | int) -> Series:
+    return Series(label="a", method="exact", x=list(x), y=[0.5] * len(x))
+
+
+def test_points_of_one_place_stand_beside_one_another():
+    names, places = side_by_side([series("near", "far"), series("near", "far"), series("near")])
+    assert names == ["near", "far"]
+    (first, *_), (second, *_), (third,) = places
+    assert first < second < third
+    assert second == pytest.approx(0)
+    assert (places[0][1] + places[1][1]) / 2 == pytest.approx(1)  # in the middle of their place, though fewer
+    assert all(abs(at - round(at)) < 0.5 for one in places for at in one)
+
+
+def test_a_place_of_one_point_has_it_in_its_middle_and_many_of_one_method_are_spread():
+    names, places = side_by_side([series("exact"), series(*["untrained"] * 5)])
+    assert names == ["exact", "untrained"]
+    assert places[0] == [0]
+    assert places[1] == sorted(set(places[1]))
+    assert sum(places[1]) / 5 == pytest.approx(1)
+
+
+def test_numbers_stay_where_they_are():
+    assert side_by_side([series(1, 10), series(2)]) == ([], [[1, 10], [2]])
