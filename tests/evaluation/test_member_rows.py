@@ -230,7 +230,7 @@ def test_intervals_cover_the_truth(tmp_path):
     assert spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 4.0, 9.0])) == pytest.approx(1.0)
     assert np.isnan(spearman(np.ones(3), np.arange(3.0)))
     assert np.isnan(spearman_interval([[0.0, 1.0, 2.0]]).low)
-    (tmp_path / "p.tsv").write_text("set\tcorrect\ttargets\nvalid\t0\t1\ntest\t3\t4\n")
+    (tmp_path / "p.tsv").write_text("set\tid\tbin\ttargets\tnll\tcorrect\nvalid\ta\t\t1\t2\t0\ntest\tb\t\t4\t2\t3\n")
     assert accuracy_interval(tmp_path / "p.tsv", "test") == (0.75, 0.75)
 
 

@@ -1,13 +1,13 @@
 """95 % intervals over proteins: of accuracy from hits per protein, of a rank correlation by resampling proteins."""
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import rankdata
 
 from protformer.data.floors.bootstrap import Interval, bootstrap_interval, mean
+from protformer.evaluation.comparison.proteins import read_proteins
 from protformer.evaluation.paired import Difference
 
 RESAMPLES = 1000
@@ -15,27 +15,19 @@ RESAMPLES = 1000
 
 def accuracy_interval(per_protein: Path, name: str, *, seed: int = 0) -> Interval:
     """Of the accuracy on set `name`, from a run's `per_protein.tsv`."""
-    with per_protein.open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["set"] == name]
-    hits, targets = (np.array([float(row[column]) for row in rows]) for column in ("correct", "targets"))
-    return bootstrap_interval(hits, targets, mean, seed=seed, resamples=RESAMPLES)
+    found = read_proteins(per_protein)[name]
+    return bootstrap_interval(found.correct, found.targets, mean, seed=seed, resamples=RESAMPLES)
 
 
 def spearman_interval(predictions: Sequence[Sequence[float]], *, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Of Spearman's rank correlation over (record, prediction, target); NaN for fewer than three records.
 
-    Percentile bootstrap (Efron & Tibshirani 1993, chapter 13). Ties get mean ranks, as they must: a resample has many.
+    Ties get mean ranks, as they must: a resample has many.
     """
     values = np.asarray(predictions, float)
     if len(values) < 3:
         return Interval(float("nan"), float("nan"))
-    generator = np.random.default_rng(seed)
-    found = []
-    for _ in range(resamples):
-        drawn = values[generator.integers(len(values), size=len(values))]
-        found.append(spearman(drawn[:, 1], drawn[:, 2]))
-    low, high = np.nanquantile(found, [0.025, 0.975]) if np.isfinite(found).any() else (np.nan, np.nan)
-    return Interval(float(low), float(high))
+    return _percentiles(lambda drawn: spearman(*values[drawn, 1:].T), len(values), seed, resamples)
 
 
 def spearman_difference(
@@ -51,13 +43,20 @@ def spearman_difference(
     mine, theirs = np.asarray(one, float), np.asarray([by_record[row[0]] for row in one], float)
     if not np.array_equal(mine[:, 2], theirs[:, 2]):
         return None
+
+    def difference(drawn: np.ndarray) -> float:
+        return spearman(*mine[drawn, 1:].T) - spearman(*theirs[drawn, 1:].T)
+
+    return Difference(difference(np.arange(len(mine))), *_percentiles(difference, len(mine), seed, resamples))
+
+
+def _percentiles(statistic: Callable[[np.ndarray], float], count: int, seed: int, resamples: int) -> Interval:
+    """95 % interval of `statistic`, a function of the places that are drawn of `count`, with replacement (percentile
+    bootstrap, Efron & Tibshirani 1993, chapter 13); NaN where it is never finite."""
     generator = np.random.default_rng(seed)
-    found = []
-    for _ in range(resamples):
-        drawn = generator.integers(len(mine), size=len(mine))
-        found.append(spearman(*mine[drawn, 1:].T) - spearman(*theirs[drawn, 1:].T))
+    found = [statistic(generator.integers(count, size=count)) for _ in range(resamples)]
     low, high = np.nanquantile(found, [0.025, 0.975]) if np.isfinite(found).any() else (np.nan, np.nan)
-    return Difference(spearman(*mine[:, 1:].T) - spearman(*theirs[:, 1:].T), float(low), float(high))
+    return Interval(float(low), float(high))
 
 
 def spearman(predicted: np.ndarray, targets: np.ndarray) -> float:
