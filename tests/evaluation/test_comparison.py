@@ -333,3 +333,27 @@ def test_a_report_replaces_reports_alone(three, tmp_path):
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
     for _ in range(2):
         write_report(report, tmp_path / "report")
+
+
+def test_experiments_of_one_title_are_told_apart(tmp_path):
+    analysis = Analysis(
+        kind="downstream",
+        title="Downstream tasks",
+        question="Which?",
+        rows=[{"method": "exact", "n": 1}],
+        views=[],
+        columns={"n": "a number"},
+        settings={"steps": {"frozen": 3}, "tasks": ["a", "b"]},
+    )
+    for name in ("from_models", "from_scratch"):
+        (tmp_path / name).mkdir()
+        write_analysis(analysis, tmp_path / name)
+    report = make_report([tmp_path / "from_models", tmp_path / "from_scratch"])
+    assert [section.title for section in report.sections] == [
+        "Downstream tasks (from-models)", "Downstream tasks (from-scratch)",
+    ]  # fmt: skip
+    assert report.lead == ["Downstream tasks: Which?"]
+    tables = {table.title: [[cell.text for cell in line.cells] for line in table.lines]
+              for table in report.sections[0].folded}  # fmt: skip
+    assert tables["Settings"] == [["steps.frozen", "3"], ["tasks", "a, b"]]
+    assert tables["What the columns are"] == [["n", "a number"]]

@@ -8,6 +8,7 @@ import pytest
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.downstream import experiment as downstream
+from protformer.evaluation.downstream.answer import answer
 from protformer.evaluation.downstream.intervals import (
     accuracy_interval,
     spearman,
@@ -282,3 +283,25 @@ def test_transfer_is_of_weights_of_exact_attention(monkeypatch):
 def test_recall_wants_a_list_of_methods(methods):
     with pytest.raises(ProtformerError, match=r"recall\.methods=\[exact,"):
         recall.run(JobSettings(config={"recall": {"methods": methods}}, run_dir="."))
+
+
+def test_downstream_says_figures_differences_and_floors():
+    shared = {"task": "secondary_structure", "set": "cb513", "metric": "accuracy", "best_floor": 0.62,
+              "best_floor_name": "window of 15"}  # fmt: skip
+    nothing = dict.fromkeys(("minus_exact", "minus_exact_low", "minus_exact_high"))
+    rows = [
+        {**shared, **nothing, "arm": "exact", "mode": "fine_tuned", "value": 0.62,
+         "value_low": 0.61, "value_high": 0.63},
+        {**shared, "arm": "performer-positive", "mode": "fine_tuned", "value": 0.7,
+         "value_low": 0.68, "value_high": 0.72, "minus_exact": 0.08, "minus_exact_low": 0.07, "minus_exact_high": 0.09},
+        {**shared, **nothing, "arm": "exact", "mode": "untrained", "value": 0.2},
+        {**shared, **nothing, "arm": "exact", "mode": "frozen", "set": "valid", "value": 0.2},
+        {**shared, **nothing, "task": "gb1", "metric": "spearman", "set": "test", "best_floor": None, "arm": "exact",
+         "mode": "scratch", "value": 0.25, "value_low": float("nan"), "value_high": float("nan")},
+    ]  # fmt: skip
+    assert answer(rows) == [
+        "secondary structure, cb513, fine-tuned: exact 62.0 % (61.0 to 63.0); performer-positive 70.0 % (68.0 to 72.0),"
+        " +8.0 points (+7.0 to +9.0) from exact attention. Best floor 62.0 % (window of 15): performer-positive above"
+        " it; exact level with it.",
+        "gb1, test, from scratch: exact 0.250.",
+    ]

@@ -29,7 +29,7 @@ class Section:
     sentences: list[str] = field(default_factory=list)
     content: list[Chart | Table | str] = field(default_factory=list)
     """Of text, each a paragraph."""
-    folded: list[Table | str] = field(default_factory=list)
+    folded: list[Table] = field(default_factory=list)
     level: int = 2
 
 
@@ -110,12 +110,9 @@ def _section(place: int, section: Section, charts: list[dict[str, Any]], methods
         else:
             parts.append(_chart(item, charts, methods))
     for item in section.folded:
-        if isinstance(item, str):
-            parts.append(f"<p>{html.escape(item)}</p>")
-        else:
-            parts.append(
-                f"<details><summary>{html.escape(item.title)}</summary>{_table(item, methods, titled=False)}</details>"
-            )
+        parts.append(
+            f"<details><summary>{html.escape(item.title)}</summary>{_table(item, methods, titled=False)}</details>"
+        )
     return "\n".join([*parts, "</section>"])
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -45,10 +46,19 @@ class Report:
     @property
     def sections(self) -> list[Section]:
         found = [comparison_section(comparison) for comparison in self.comparisons]
-        found += [analysis_section(name, analysis) for name, analysis in self.analyses]
+        found += [
+            analysis_section(name, analysis, title=title)
+            for (name, analysis), title in zip(self.analyses, self.analysis_titles, strict=True)
+        ]
         perplexities = [one for one in self.comparisons if one.headline.is_perplexity]
         found += [paper_section(perplexities)] if perplexities else []
         return [*found, method_section()] if self.comparisons else found
+
+    @property
+    def analysis_titles(self) -> list[str]:
+        """What each experiment is called: with its folder's name where another one is called the same."""
+        counts = Counter(analysis.title for _, analysis in self.analyses)
+        return [f"{a.title} ({name})" if counts[a.title] > 1 else a.title for name, a in self.analyses]
 
     @property
     def lead(self) -> list[str]:
@@ -57,7 +67,7 @@ class Report:
             return answer(self.comparisons[0])
         if self.comparisons:
             return [f"{one.title}: {' '.join(answer(one)[:2])}" for one in self.comparisons[:4]]
-        return [f"{analysis.title}: {analysis.question}" for _, analysis in self.analyses[:4]]
+        return list(dict.fromkeys(f"{analysis.title}: {analysis.question}" for _, analysis in self.analyses))[:4]
 
 
 def make_report(

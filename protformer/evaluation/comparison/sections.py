@@ -10,11 +10,13 @@ from protformer.evaluation.comparison.comparison import Comparison, listed
 from protformer.evaluation.comparison.page import Section
 from protformer.evaluation.comparison.paper import CITATION, THEIR_SETTING
 from protformer.evaluation.comparison.pictures import comparison_charts
+from protformer.evaluation.comparison.reading import flat
 from protformer.evaluation.comparison.tables import (
     cost_table,
     data_table,
     knob_table,
     missing_table,
+    pairs_table,
     paper_table,
     result_table,
     rows_tables,
@@ -109,14 +111,16 @@ def method_section() -> Section:
     return Section(title="How the figures were made", content=list(METHOD))
 
 
-def analysis_section(name: str, analysis: Analysis) -> Section:
+def analysis_section(name: str, analysis: Analysis, *, title: str) -> Section:
     """An experiment's pictures, remarks and rows; it is known by its rows alone."""
-    folded: list[Any] = [*rows_tables(analysis.rows, analysis.columns)]
-    told = [f"{column}: {words}" for column, words in analysis.columns.items()]
-    settings = [f"{key} {value}" for key, value in analysis.settings.items()]
-    measured = [f"{key} {value}" for key, value in analysis.measured.items() if not isinstance(value, dict | list)]
-    folded += [f"Columns: {'; '.join(told)}."] if told else []
-    folded += [f"Settings: {'; '.join(settings)}."] if settings else []
-    folded += [f"Measured: {'; '.join(measured)}."] if measured else []
-    content: list[Any] = [*analysis.notes, *analysis_charts(name, analysis)]
-    return Section(title=analysis.title, sentences=[analysis.question], content=content, folded=folded)
+    beside = (
+        pairs_table("What the columns are", ("column", "meaning"), analysis.columns),
+        pairs_table("Settings", ("setting", "value"), flat(analysis.settings)),
+        pairs_table("Machine, versions and commit", ("what", "value"), flat(analysis.measured)),
+    )
+    return Section(
+        title=title,
+        sentences=[analysis.question],
+        content=[*analysis.notes, *analysis_charts(name, analysis)],
+        folded=[*rows_tables(analysis.rows, analysis.columns), *(table for table in beside if table.lines)],
+    )

@@ -1,6 +1,6 @@
 """Tables of a report as plain data: written as Markdown, as HTML that sorts, and on the terminal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -245,6 +245,16 @@ def _plain(row: Row, name: str) -> Cell:
 
 def _words(value: Any) -> Cell:
     return NOTHING if value is None else Cell(str(value), str(value))
+
+
+def pairs_table(title: str, headings: tuple[str, str], pairs: Mapping[str, Any]) -> Table:
+    """Names and what they stand for, a line each."""
+    lines = [Line([_words(name), _words(_listed(value))]) for name, value in pairs.items()]
+    return Table(title, list(headings), lines, words=2)
+
+
+def _listed(value: Any) -> Any:
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def markdown(table: Table) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from protformer.attention import method_of
 from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, Row, View
+from protformer.evaluation.downstream.answer import answer
 from protformer.evaluation.downstream.intervals import (
     accuracy_interval,
     spearman_difference,
@@ -73,6 +74,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         views=views(rows),
         columns=COLUMNS,
         notes=[
+            *answer(rows),
             "Floors are fitted on the same training set: majority, k-mers, windows of residues, ridge regression.",
             "Intervals are over the proteins of the evaluation set: they say nothing about other seeds.",
             "Frozen: the trunk as it was pretrained, and the head alone is trained.",
@@ -244,20 +246,20 @@ def _row(**known: Any) -> Row:
 
 
 def views(rows: list[Row]) -> list[View]:
-    """Bars by mode, for each task and each of its evaluation sets but valid."""
+    """Figures by mode, for each task and each of its evaluation sets but valid."""
     metrics = {row["task"]: row["metric"] for row in rows}
     named = {"accuracy": "accuracy", "spearman": "Spearman's rank correlation"}
     sets = dict.fromkeys((row["task"], row["set"]) for row in rows if row["set"] != "valid")
     return [
         View(
             title=f"{task.replace('_', ' ')}: {name}",
-            kind="bar",
+            kind="scatter",
             x="mode",
             y="value",
             low="value_low",
             high="value_high",
             x_label="how the model was trained",
-            y_label=f"{named[metrics[task]]} (95 % interval over proteins)",
+            y_label=f"{named[metrics[task]]}, 95 % interval",
             where={"task": task, "set": name},
             line="arm",
         )
