@@ -24,7 +24,7 @@ def read_metrics(run: Path | str) -> dict[str, Any]:
     return content
 
 
-def trained_figures(metrics: dict[str, Any], name: str) -> dict[str, float]:
+def trained_figures(metrics: dict[str, Any], name: str) -> dict[str, float | None]:
     """The trained model's figures on an evaluation set; empty where it was not scored."""
     rows = metrics["sets"].get(name, {}).get("rows", [])
     return next((row["figures"] for row in rows if row["name"] == "trained"), {})

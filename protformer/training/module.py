@@ -8,6 +8,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from protformer.data.batch import Batch
+from protformer.errors import ProtformerError
 from protformer.model import ProteinModel
 from protformer.training.optimisation import Optimisation
 from protformer.training.tasks.base import Figures, Task
@@ -95,6 +96,8 @@ class ProteinModule(LightningModule):
         for name, (total, count) in zip(names, sums, strict=True):
             mean = total / (self._step_weight if name == "loss" else count)
             if not torch.isfinite(mean):
+                if name == "loss":
+                    self._diverged(float(mean))
                 continue  # no target of this kind in the step
             if name.startswith("nll_"):
                 self._log_step(f"train/perplexity_{name.removeprefix('nll_')}", mean.exp())
@@ -103,6 +106,18 @@ class ProteinModule(LightningModule):
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if gradients and not any(hasattr(g, "device_mesh") for g in gradients):  # sharded gradients: the norm is FSDP's
             self._log_step("train/gradient_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def _diverged(self, loss: float) -> None:
+        """Ends the run before the step is taken: afterwards all weights would be NaN, and so all figures.
+
+        With fp16 the gradient scaler skips such a step and goes on with a smaller scale.
+        """
+        if self.trainer.precision == "16-mixed":
+            return
+        raise ProtformerError(
+            f"The loss of step {self.trainer.global_step + 1} is {loss}: training has diverged. Lower optimizer.lr,"
+            " lengthen optimizer.warmup_steps, or set trainer.gradient_clip_val=1."
+        )
 
     def _log_step(self, name: str, value: Tensor, prog_bar: bool = False) -> None:
         self.log(name, value.float(), on_step=True, on_epoch=False, prog_bar=prog_bar, batch_size=1)

@@ -1,5 +1,6 @@
 """Scoring a run: which proteins, with which weights, and what is known of each protein."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -98,12 +99,12 @@ def choose_weights(
     """Leave the weights to be scored and saved in `module`; says which they are."""
     best = next((c for c in checkpoints if c.monitor and c.best_model_path), None)
     step = trainer.global_step
-    if config.evaluate.weights == "last" or best is None or monitor is None or best.best_model_score is None:
+    score = math.nan if best is None or best.best_model_score is None else float(best.best_model_score)
+    if config.evaluate.weights == "last" or best is None or monitor is None or math.isnan(score):
         return f"last (step {step})"
     if not best.best_model_path.endswith(f"step_{step:07d}.ckpt"):
         # The run may have ended between validations: its last weights are a candidate too.
         last = trainer.validate(module, datamodule=data, verbose=False)[0][f"valid/{monitor}"]
-        score = float(best.best_model_score)
         # (written so that a last figure of NaN is the worse one)
         if not (last <= score if best.mode == "min" else last >= score):
             checkpoint = torch.load(best.best_model_path, map_location="cpu", weights_only=True)

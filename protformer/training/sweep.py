@@ -81,6 +81,18 @@ def claimed(run_dir: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def is_claimed(run_dir: Path) -> bool:
+    """Whether a process of this machine is running the member in this folder."""
+    try:
+        with (run_dir / CLAIM).open() as file:
+            lock(file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def finished_figures(run_dir: Path) -> dict[str, Any] | None:
     """The figures by evaluation set of a member that ended in this folder; None where it has yet to run."""
     record = run_dir / "metrics.json"

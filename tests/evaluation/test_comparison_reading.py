@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from planted_runs import Plan, command, sweep
+from planted_runs import Plan, command, sweep, write_run
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View, write_analysis
 from protformer.evaluation.comparison import make_report
 from protformer.evaluation.comparison.reading import read_inputs
+from protformer.training.sweep import claimed
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
@@ -170,3 +171,42 @@ def test_damaged_rows_of_an_experiment_are_named(damage, tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert "rows.json does not hold rows of an experiment" in said
     assert "unexpected" not in said
+
+
+def test_a_diverged_run_is_named_and_takes_no_part(three, tmp_path, capsys):
+    write_run(three / "lost", Plan(method="uniform", seed=1, nll=float("nan")))
+    metrics = json.loads((three / "lost" / "metrics.json").read_text())
+    for found in metrics["sets"].values():
+        found["rows"][-1]["figures"] = dict.fromkeys(found["rows"][-1]["figures"])
+    (three / "lost" / "metrics.json").write_text(json.dumps(metrics))
+    assert command(three, "-o", tmp_path / "report") == 0
+    out = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert "lost (uniform, seed 1; its perplexity at <mask> on valid is not a number: training diverged)" in out
+    assert "nan" not in out
+    assert "Of what exact attention gains" in out
+
+
+def test_a_sum_that_is_no_number_contradicts_a_figure_that_is(three, tmp_path, capsys):
+    file = three / "member1" / "per_protein.tsv"
+    lines = file.read_text().splitlines()
+    cells = lines[3].split("\t")
+    cells[lines[0].split("\t").index("nll")] = "nan"
+    file.write_text("\n".join([*lines[:3], "\t".join(cells), *lines[4:]]) + "\n")
+    assert command(three, "-o", tmp_path / "report") == 1
+    assert "member1: its metrics.json and its per_protein.tsv contradict" in capsys.readouterr().err
+
+
+def test_a_member_that_is_running_is_said_to_be(three):
+    (three / "now").mkdir()
+    (three / "now" / "config.yaml").write_text("seed: 2\n")
+    with claimed(three / "now"):
+        [missing] = read_inputs([three]).groups[0].missing
+    assert missing.reason == "seed 2; it is running"
+    [missing] = read_inputs([three]).groups[0].missing
+    assert missing.reason == "seed 2; no metrics.json: it did not end"
+
+
+def test_a_report_is_no_run(three, tmp_path, capsys):
+    assert command(three, "-o", tmp_path / "report") == 0
+    assert command(tmp_path / "report", "-o", tmp_path / "again") == 1
+    assert "is a report" in capsys.readouterr().err

@@ -144,6 +144,10 @@ REFUSED = [
     ("attention=linformer attention.length=10", ["at most 10 tokens", "of train, ", "of valid", "attention.length="]),
     ("attention=linformer data.concatenate=2000", ["data.concatenate=2000", "attention.length=2000"]),
     ("seed=-1", ["seed=-1", "from 0 to"]),
+    (
+        "optimizer.lr=1e30 optimizer.warmup_steps=0 trainer.gradient_clip_val=null trainer.max_steps=5",
+        ["The loss of step", "is nan: training has diverged", "Lower optimizer.lr"],
+    ),
 ]
 
 

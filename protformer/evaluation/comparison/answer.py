@@ -47,6 +47,9 @@ def _reached(comparison: Comparison, rows: dict[str, Row], reference: Arm | None
         if not known:
             return f"{start}, no method has a figure on {where(comparison)}."
         best = (min if headline.lower_is_better else max)(known, key=lambda label: known[label])
+        if len(known) == 1:
+            reached = f"{_article(headline.label)} {headline.label} of {_value(rows[best], column)}"
+            return f"{start}, {best} reaches {reached} on {where(comparison)}."
         return f"{start}, {best} has the best {headline.label} on {where(comparison)}: {_value(rows[best], column)}."
     reached = f"{_article(headline.label)} {headline.label} of {_value(rows[reference.label], column)}"
     told = f"{start}, exact attention reaches {reached}"
@@ -106,7 +109,7 @@ def _beside_floors(comparison: Comparison, rows: dict[str, Row]) -> list[str]:
             found[_against_floor(comparison, arm, row[column], best)].append(arm.label)
     if not found["worse"] and not found["alike"]:
         return []
-    floor = f"\u201c{best['method']}\u201d ({best[column]:.2f}), a floor that needs no model"
+    floor = f"\u201c{best['method']}\u201d ({_value({column: best[column]}, column)}), a floor that needs no model"
     if not found["better"]:
         told = f"No model is better here than {floor}"
     elif found["worse"]:
@@ -168,6 +171,6 @@ def _value(row: Row, column: str) -> str:
         return "an unknown value"
     low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
     scale, unit = (100, " %") if column.startswith("accuracy") else (1, "")
-    digits = (1 if unit else 2) if abs(scale * value) >= 1 else 3
-    told, *bounds = [f"{scale * end:.{digits}f}" for end in (value, low, high) if end is not None]
+    digits = 1 if unit else 2 if column.startswith("perplexity") else 3
+    told, *bounds = [f"{scale * end:.{digits}f}".replace("-", MINUS) for end in (value, low, high) if end is not None]
     return f"{told} ({' to '.join(bounds)}){unit}" if len(bounds) == 2 else f"{told}{unit}"

@@ -110,7 +110,7 @@ def analysis_charts(name: str, analysis: Analysis) -> list[Chart]:
 def log_ticks(values: Iterable[Number]) -> list[Number]:
     """Of a logarithmic axis: the values themselves where they lie apart, counted from the greatest; else none."""
     distinct = sorted({value for value in values if value > 0})
-    if len(distinct) < 2 or any(after < 1.4 * before for before, after in pairwise(distinct)):
+    if not distinct or any(after < 1.4 * before for before, after in pairwise(distinct)):
         return []
     return distinct[:: -math.ceil(len(distinct) / MOST_TICKS)]
 

@@ -225,7 +225,7 @@ def _notes(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list
 
 def beside_the_attention(knobs: Sequence[Knob]) -> str | None:
     """A sentence where methods differ in more than their attention: no difference is then the attention's alone."""
-    other = [knob.key for knob in knobs if not knob.is_attention]
+    other = [knob.key for knob in knobs if not knob.is_attention and not knob.is_of_machine]
     if not other:
         return None
     told = f"{listed(other[:12])}{' ...' * (len(other) > 12)}"

@@ -88,7 +88,7 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
         handles.setdefault(one.label, handle)
         if one.low is None or one.high is None:
             continue
-        if categories or chart.kind == "scatter":
+        if categories or chart.kind == "scatter" or len(xs) == 1:
             axis.errorbar(xs, one.y, yerr=_errors(one, one.y), fmt="none", ecolor=options["color"], lw=0.9, capsize=2)
         else:
             low, high = (_filled(ends, one.y) for ends in (one.low, one.high))

@@ -36,7 +36,7 @@ class Section:
 def render(title: str, lead: Sequence[str], facts: Sequence[str], sections: Sequence[Section]) -> str:
     """The page. `lead` are the sentences of the first screen, `facts` a line below them."""
     charts: list[dict[str, Any]] = []
-    methods: dict[str, tuple[str, int]] = {}
+    methods = _drawn(sections)
     body = "\n".join(_section(place, section, charts, methods) for place, section in enumerate(sections))
     order = in_order(method for method, _ in methods.values())
     labels = sorted(methods, key=lambda label: (order.index(methods[label][0]), methods[label][1]))
@@ -116,9 +116,13 @@ def _section(place: int, section: Section, charts: list[dict[str, Any]], methods
     return "\n".join([*parts, "</section>"])
 
 
-def _remember(methods: dict[str, tuple[str, int]], label: str, method: str, variant: int) -> None:
-    """What can be toggled: each method that a chart draws."""
-    methods.setdefault(label, (method, variant))
+def _drawn(sections: Sequence[Section]) -> dict[str, tuple[str, int]]:
+    """What can be toggled, and how tables mark it: each method that a chart draws, with the look that it has there."""
+    methods: dict[str, tuple[str, int]] = {}
+    charts = (item for section in sections for item in section.content if isinstance(item, Chart))
+    for one in (one for chart in charts for panel in chart.panels for one in panel.series):
+        methods.setdefault(one.label, (one.method, one.variant))
+    return methods
 
 
 def _chip(label: str, method: str, variant: int) -> str:
@@ -177,9 +181,6 @@ def _sort_value(cell: Cell) -> str:
 
 
 def _chart(chart: Chart, charts: list[dict[str, Any]], methods: dict[str, tuple[str, int]]) -> str:
-    for panel in chart.panels:
-        for one in panel.series:
-            _remember(methods, one.label, one.method, one.variant)
     panels = []
     for panel in chart.panels:
         number = len(charts)
@@ -213,7 +214,9 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
         measured |= {"tickvals": ticks} if ticks else {}
     if beside:
         named = {"tickvals": list(range(len(categories))), "ticktext": [_text(x) for x in categories]}
-        measured |= {"type": "linear", **named, "range": [-0.5, len(categories) - 0.5]}
+        # (a label that is turned reaches beyond the plot, where Plotly would leave it out)
+        turned = {"tickangle": -35, "ticklabeloverflow": "allow"} if sum(map(len, categories)) > 36 else {}
+        measured |= {"type": "linear", **named, **turned, "range": [-0.5, len(categories) - 0.5]}
     elif categories and not interval:
         measured["type"] = "category"
     other: dict[str, Any] = {"title": {"text": _text(chart.y_label)}, **_scale(chart.y_scale, ys)}
@@ -285,7 +288,7 @@ def _traces(chart: Chart, one: Series, *, bars: bool = False) -> list[dict[str, 
     drawn = {**base, "type": "scatter", "mode": mode, "x": xs, "y": one.y, "line": line, "marker": marker}
     if not (one.low and one.high):
         return [drawn]
-    if chart.kind == "scatter" or bars:
+    if chart.kind == "scatter" or bars or len(one.x) == 1:  # (a band has no width there)
         return [{**drawn, "error_y": _errors(one, one.y, found.colour)}]
     low = [y if end is None else end for y, end in zip(one.y, one.low, strict=True)]
     high = [y if end is None else end for y, end in zip(one.y, one.high, strict=True)]

@@ -50,8 +50,21 @@ def _results(comparison: Comparison) -> Chart:
         y_label="",
         panels=panels,
         group=comparison.title,
-        caption="Points are means over seeds, bars their 95 % intervals (proteins and seeds drawn), small marks the"
-        " seeds. With other proteins all methods would move together: to rank them, look at the differences.",
+        caption=_results_caption(comparison),
+    )
+
+
+def _results_caption(comparison: Comparison) -> str:
+    """What the marks are; there are intervals, and differences, where the runs say something of each protein."""
+    column = comparison.headline.column
+    if any(row.get(f"{column}_low") is not None for row in comparison.rows):
+        return (
+            "Points are means over seeds, bars their 95 % intervals (proteins and seeds drawn), small marks the seeds."
+            " With other proteins all methods would move together: to rank them, look at the differences."
+        )
+    return (
+        f"Points are means over seeds, small marks the seeds. There are no intervals, for no run says of each protein"
+        f" what it adds to {comparison.headline.label}: the spread of the seeds alone tells how sure a rank is."
     )
 
 

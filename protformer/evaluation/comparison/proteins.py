@@ -43,10 +43,23 @@ def contradiction(metrics: dict[str, Any], proteins: Mapping[str, Proteins]) -> 
             continue
         of_all = (found.nll if headline.is_perplexity else found.correct).sum() / targets
         if np.isnan(of_all):
+            if said is not None:
+                return f"{headline.label} on {name}: {said:.4g} in the one, not a number in the other"
             continue
         made = math.exp(min(of_all, 700)) if headline.is_perplexity else float(of_all)
         if not math.isclose(said, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
             return f"{headline.label} on {name}: {said:.4g} in the one, {made:.4g} in the other"
+    return None
+
+
+def diverged(metrics: dict[str, Any], proteins: Mapping[str, Proteins]) -> str | None:
+    """The first figure that should be a perplexity and is no number, in words; None where there is none."""
+    headline = headline_of(metrics)
+    if headline is None or not headline.is_perplexity:
+        return None
+    for name, found in proteins.items():
+        if found.targets.sum() and not np.isfinite(found.nll.sum()):
+            return f"its {headline.label} on {name} is not a number: training diverged"
     return None
 
 

@@ -16,9 +16,9 @@ from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.analysis import Analysis, read_analysis
 from protformer.evaluation.attention_benchmark import read_rows
 from protformer.evaluation.comparison.planned import SWEEP_FILE, never_began
-from protformer.evaluation.comparison.proteins import Proteins, contradiction, read_proteins
+from protformer.evaluation.comparison.proteins import Proteins, contradiction, diverged, read_proteins
 from protformer.evaluation.runs import read_metrics
-from protformer.training.sweep import FAILURE
+from protformer.training.sweep import FAILURE, is_claimed
 
 NO_MEMBERS = {"wandb", "csv", "model", "checkpoints"}
 """Folders that a run or a sweep keeps beside its members."""
@@ -61,10 +61,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Missing:
-    """A member without `metrics.json`."""
+    """A member that takes no part: it did not end, or diverged."""
 
     folder: Path
     reason: str
+    begun: bool = True
+    """False where `reason` is of members without a folder yet, and `folder` is that of their sweep."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name if self.begun else "members that never began"
 
 
 @dataclass
@@ -93,6 +99,8 @@ def read_inputs(sources: Sequence[Path | str]) -> Inputs:
         if source.is_file():
             _read_file(source, inputs, loose)
         elif not _read_folder(source, inputs, loose):
+            if (source / REPORT).is_file():
+                raise ProtformerError(f"{source} is a report: give the runs that it was made of.")
             raise ProtformerError(
                 f"{source} holds no run: neither metrics.json nor rows.json, nor subfolders with them. A run writes"
                 " metrics.json when it ends."
@@ -101,7 +109,8 @@ def read_inputs(sources: Sequence[Path | str]) -> Inputs:
         inputs.groups.insert(0, loose)
     if not (any(group.runs for group in inputs.groups) or inputs.analyses or inputs.benchmarks):
         names = ", ".join(shown_path(m.folder) for group in inputs.groups for m in group.missing[:5])
-        raise ProtformerError(f"No run has ended yet, so there is nothing to compare (without metrics.json: {names}).")
+        without = f" (without metrics.json: {names})" if names else ""
+        raise ProtformerError(f"No run has ended yet, so there is nothing to compare{without}.")
     titles = Counter(group.title for group in inputs.groups)
     for group in inputs.groups:
         if titles[group.title] > 1 and (group.runs or group.missing):
@@ -164,7 +173,7 @@ def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
         inputs.groups.append(group)
         waiting = never_began(folder, [run.metrics.get("overrides") or [] for run in group.runs], len(group.missing))
         if waiting is not None:
-            group.missing.append(Missing(folder, waiting))
+            group.missing.append(Missing(folder, waiting, begun=False))
     for member in nested:
         if _read_folder(member, inputs, group):
             found = True
@@ -189,12 +198,19 @@ def _missing(folder: Path) -> Missing:
     if failure.is_file():
         said = failure.read_text(encoding="utf-8", errors="replace").strip()
         return Missing(folder, f"{what}it failed: {said[:300]}")
+    if is_claimed(folder):
+        return Missing(folder, f"{what}it is running")
     return Missing(folder, f"{what}no metrics.json: it did not end")
 
 
 def _add_run(group: Group, folder: Path) -> None:
     if all(run.folder.resolve() != folder.resolve() for run in group.runs):
-        group.runs.append(read_run(folder))
+        run = read_run(folder)
+        lost = diverged(run.metrics, run.proteins)
+        if lost is None:
+            group.runs.append(run)
+        else:
+            group.missing.append(Missing(folder, f"{run.method}, seed {run.seed}; {lost}"))
 
 
 def read_run(folder: Path) -> Run:

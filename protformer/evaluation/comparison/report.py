@@ -153,9 +153,7 @@ def _page(report: Report) -> str:
     runs = [run for one in report.comparisons for run in one.runs]
     methods = in_order(run.method for run in runs)
     facts = [f"{len(runs)} runs of {len(methods)} methods"] if runs else []
-    facts += [f"{len(report.missing)} missing: {', '.join(m.folder.name for m in report.missing[:6])}"] * bool(
-        report.missing
-    )
+    facts += [f"{len(report.missing)} missing: {', '.join(m.name for m in report.missing[:6])}"] * bool(report.missing)
     costs = [cost for one in report.comparisons for cost in one.costs]
     for key, word in (("commit", "commit"), ("device", "on"), ("torch", "PyTorch")):
         values = sorted({str(cost[key]) for cost in costs if cost[key]})

@@ -54,7 +54,7 @@ def comparison_section(comparison: Comparison) -> Section:
 
 def missing_words(comparison: Comparison) -> str:
     """The members that did not end, by name."""
-    names = [f"{member.folder.name} ({member.reason})" for member in comparison.missing]
+    names = [f"{member.name} ({member.reason})" for member in comparison.missing]
     return f"{listed(names)}."
 
 

@@ -171,11 +171,13 @@ def _row_of_figures(arm: Arm, name: str, headline: Headline) -> Row:
     """From the runs' own closing figures: means and spread over seeds, without proteins."""
     row: Row = {**_base(arm, name, ALL), "proteins": arm.runs[0].metrics["sets"].get(name, {}).get("sequences")}
     for column in (headline.column, *headline.beside):
-        values = [trained_figures(run.metrics, name).get(column) for run in arm.runs]
-        known = [value for value in values if value is not None]
+        values = {str(run.seed): trained_figures(run.metrics, name).get(column) for run in arm.runs}
+        by_seed = {seed: value for seed, value in values.items() if value is not None}
+        known = list(by_seed.values())
         if not known:
             continue
         row[column] = float(np.mean(known))
+        row |= {f"{column}_by_seed": by_seed} if column == headline.column else {}
         row |= {f"{column}_{key}": value for key, value in spread(known).items()}
         if len(known) == 1:
             figures = trained_figures(arm.runs[0].metrics, name)

@@ -188,7 +188,7 @@ def knob_table(comparison: Comparison) -> Table:
 
 
 def missing_table(comparison: Comparison) -> Table:
-    lines = [Line([_words(member.folder.name), _words(member.reason)]) for member in comparison.missing]
+    lines = [Line([_words(member.name), _words(member.reason)]) for member in comparison.missing]
     return Table("Missing members", ["member", "why"], lines, words=2)
 
 

@@ -34,7 +34,7 @@ FROM_FOLDER = ("model", "method", "attention", "features")
 """Choices that a pretrained model brings itself."""
 MINUS_EXACT = ("minus_exact", "minus_exact_low", "minus_exact_high")
 COLUMNS = {
-    "task": "localization (10 classes), secondary_structure (3 states), gb1 (fitness of variants)",
+    "task": "localization (classes of proteins), secondary_structure (states of residues), gb1 (fitness of variants)",
     "set": "evaluation set",
     "method": "attention of the model; or a floor, which has no model",
     "model": "folder of the pretrained model",
