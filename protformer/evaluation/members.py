@@ -29,6 +29,7 @@ from protformer.errors import ProtformerError, shown_path
 from protformer.evaluation.runs import read_metrics
 from protformer.files import write_text
 from protformer.surroundings import CHECKOUT
+from protformer.training.command_line import Grounds, explain
 from protformer.training.launch import end_with_parent
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
@@ -67,13 +68,15 @@ def run_members(members: Sequence[Member], settings: JobSettings, *, own_key: st
     """Each of them, in order. `own_key` is the experiment's own group of settings, which members do not read.
 
     Raises:
-        ProtformerError: the folder holds a member of that name that was made by another command line.
+        ProtformerError: the folder holds a member of that name that was made by another command line, or a member's
+            command line cannot be (a misspelt method); before the first of them has trained for hours.
     """
     root = Path(settings.run_dir) / "members"
     folders = [root / _folder_name(member.label) for member in members]
     lines = [_overrides(member, settings, own_key) for member in members]
-    for folder, line in zip(folders, lines, strict=True):
+    for member, folder, line in zip(members, folders, lines, strict=True):
         _check_maker(folder, line)
+        _check_line(member, line)
     ended = []
     for number, (member, folder, line) in enumerate(zip(members, folders, lines, strict=True), 1):
         where = f"{number} of {len(members)}: {member.label}"
@@ -147,12 +150,22 @@ def _check_maker(folder: Path, line: Sequence[str]) -> None:
         )
 
 
+def _check_line(member: Member, line: Sequence[str]) -> None:
+    configuration = _root() / "conf"
+    wrong = explain(line, Grounds(configuration), sweep=False) if configuration.is_dir() else None
+    if wrong is not None:
+        raise ProtformerError(f"Member {member.label} cannot be: {wrong}")
+
+
+def _root() -> Path:
+    return Path(os.environ.get("PROTFORMER_ROOT", CHECKOUT))
+
+
 def _run(folder: Path, line: Sequence[str]) -> str | None:
     """Run it to its end; None, or the reason why it failed."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / MADE_BY, json.dumps(list(line)) + "\n")
-    root = Path(os.environ.get("PROTFORMER_ROOT", CHECKOUT))
-    command = [sys.executable, str(root / "train.py"), *line, as_override("hydra.run.dir", str(folder))]
+    command = [sys.executable, str(_root() / "train.py"), *line, as_override("hydra.run.dir", str(folder))]
     interrupted = last_checkpoint(folder)
     if interrupted is not None:
         log.info("going on from %s", shown_path(interrupted))

@@ -13,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from protformer.errors import ProtformerError
 from protformer.evaluation.members import OUTPUT, Member, failures, require_all, run_members
+from protformer.surroundings import CHECKOUT
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
 from protformer.training.sweep import claimed
@@ -90,6 +91,17 @@ def test_a_folder_of_another_command_line_is_refused(settings):
     settings.overrides.append("trainer.max_steps=9")
     with pytest.raises(ProtformerError, match=r"trainer\.max_steps=9.*hydra\.run\.dir"):
         run_members([member], settings, own_key="mine")
+
+
+def test_a_member_that_cannot_be_is_refused_before_any_has_run(settings, tmp_path):
+    (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
+    settings.overrides[:] = ["seed=3", "experiment=transfer", "mine.models=[a]"]
+    members = [Member("a", ("method=exact",)), Member("b", ("method=exactt",))]
+    with pytest.raises(ProtformerError, match=r"Member b cannot be: .*method=exactt.*exact"):
+        run_members(members, settings, own_key="mine")
+    assert not (Path(settings.run_dir) / "members").exists()
+    [ended] = run_members(members[:1], settings, own_key="mine")
+    assert ended.metrics is not None
 
 
 def test_a_failure_is_named_and_the_others_go_on(settings):
