@@ -150,13 +150,17 @@ def test_transfer_is_paired_with_exact_attention_by_protein(tmp_path):
     assert row["accuracy_minus_exact"] == row["accuracy_minus_exact_low"] == row["accuracy_minus_exact_high"] == -0.5
     assert row["accuracy_minus_uniform"] == 0.5
     first, second, third = transfer.answer(rows)
-    assert first.startswith("Without training, on test: of 1 Performers the best has an accuracy of 20.00 %")
+    assert first.startswith("Without training, on test: the Performer has an accuracy of 20.00 %")
     assert "Trained on for 20 steps" in second
     assert f"at {expected:+.2f} (" in third
     own = next(row for row in rows if row["method"] == "exact" and row["when"] == "trained")
     assert own["accuracy_minus_exact"] is None, "of itself"
     assert next(row for row in rows if row["when"] == "without training")["accuracy_minus_uniform"] is None
-    assert {view.where.get("set") for view in transfer.views("accuracy", transfer.main_set(rows))} == {None, "test"}
+    assert {view.where.get("set") for view in transfer.views("accuracy", transfer.main_set(rows), [16, 64])} == {
+        None,
+        "test",
+    }
+    assert {view.x for view in transfer.views("accuracy", "test", [16])} == {"step", "method"}
     other = write_proteins(tmp_path / "other", 3.0, 1, targets=3)
     with pytest.raises(ProtformerError, match="other proteins or targets of test"):
         paired_difference(other, tmp_path / "exact", "test", "accuracy")

@@ -6,7 +6,7 @@ what the figures are worth: exact attention trained on for as many steps (what c
 uniform attention (what they do without attention), and a Performer from scratch (what the steps alone are worth).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
@@ -88,7 +88,7 @@ def run(settings: JobSettings) -> dict[str, Any]:
         title="From exact attention to the Performer",
         question="How much do weights of exact attention keep under random features, and how soon is it back?",
         rows=rows,
-        views=views(headline, main_set(rows)),
+        views=views(headline, main_set(rows), chosen["num_features"]),
         columns=COLUMNS,
         notes=[*answer(rows), *notes, *failures(ended)],
         settings={**chosen, "seed": settings.config["seed"], "trunk": trunk},
@@ -214,8 +214,9 @@ def answer(rows: list[Row]) -> list[str]:
             if row["method"] in ("exact", "uniform", SCRATCH)
         ]
         steps = f" for {best['step']:,} steps" if when == "trained" else ""
+        which = f"of {len(performers)} Performers the best has" if len(performers) > 1 else "the Performer has"
         told.append(
-            f"{words}{steps}, on {name}: of {len(performers)} Performers the best has an accuracy of"
+            f"{words}{steps}, on {name}: {which} an accuracy of"
             f" {_shown(best, 'accuracy')} ({best['method']}, {best['features']} features); {', '.join(others)}."
         )
     best = min(performers, key=lambda row: row["perplexity"])
@@ -233,9 +234,9 @@ def _apart(row: Row, reference: str) -> str:
     return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
 
 
-def views(headline: str, name: str) -> list[View]:
-    """The curve, and the figures on the set `name` against the number of features: as they are without training,
-    minus those of exact attention when trained."""
+def views(headline: str, name: str, numbers: Sequence[int]) -> list[View]:
+    """The curve, and the figures on the set `name` against the number of features, or by method where there is one
+    number alone: as they are without training, minus those of exact attention when trained."""
     curve = View(
         title="Accuracy after the transfer",
         x="step",
@@ -251,21 +252,23 @@ def views(headline: str, name: str) -> list[View]:
         ("Perplexity when trained, minus exact attention's", "perplexity_minus_exact",
          "difference of perplexity", "trained"),
     ]  # fmt: skip
-    against_features = [
+    many = len(numbers) > 1
+    final = [
         View(
             title=f"{title}, on {name}",
-            x="features",
+            kind="line" if many else "scatter",
+            x="features" if many else "method",
             y=column,
             low=f"{column}_low",
             high=f"{column}_high",
-            x_label="random features of a head",
+            x_label="random features of a head" if many else "attention after the transfer, or floor",
             y_label=f"{y_label} (95 % over proteins)",
-            x_scale="log",
+            x_scale="log" if many else "linear",
             where={"part": "final", "when": when, "set": name},
         )
         for title, column, y_label, when in shown
     ]
-    return [curve, *against_features]
+    return [curve, *final]
 
 
 def _print(rows: list[Row]) -> None:
