@@ -99,7 +99,7 @@ def test_nothing_that_ended_is_refused(tmp_path, capsys):
     (tmp_path / "sweep" / "one").mkdir(parents=True)
     (tmp_path / "sweep" / "one" / "config.yaml").write_text("seed: 0\n")
     assert command(tmp_path / "sweep", "-o", tmp_path / "report") == 1
-    assert "one" in capsys.readouterr().err
+    assert "one: seed 0; no metrics.json: it did not end" in capsys.readouterr().err
     (tmp_path / "nothing").mkdir()
     assert command(tmp_path / "nothing", "-o", tmp_path / "report") == 1
     assert "holds no run" in capsys.readouterr().err

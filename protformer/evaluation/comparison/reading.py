@@ -108,9 +108,10 @@ def read_inputs(sources: Sequence[Path | str]) -> Inputs:
     if loose.runs or loose.missing:
         inputs.groups.insert(0, loose)
     if not (any(group.runs for group in inputs.groups) or inputs.analyses or inputs.benchmarks):
-        names = ", ".join(shown_path(m.folder) for group in inputs.groups for m in group.missing[:5])
-        without = f" (without metrics.json: {names})" if names else ""
-        raise ProtformerError(f"No run has ended yet, so there is nothing to compare{without}.")
+        missing = [member for group in inputs.groups for member in group.missing]
+        names = "; ".join(f"{shown_path(member.folder)}: {member.reason}" for member in missing[:5])
+        told = f" ({names}{'; ...' * (len(missing) > 5)})" if names else ""
+        raise ProtformerError(f"No run has ended with figures, so there is nothing to compare{told}.")
     titles = Counter(group.title for group in inputs.groups)
     for group in inputs.groups:
         if titles[group.title] > 1 and (group.runs or group.missing):
