@@ -196,6 +196,15 @@ def test_a_sum_that_is_no_number_contradicts_a_figure_that_is(three, tmp_path, c
     assert "member1: its metrics.json and its per_protein.tsv contradict" in capsys.readouterr().err
 
 
+def test_a_set_without_figures_contradicts_its_proteins(three, tmp_path, capsys):
+    file = three / "member1" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    del metrics["sets"]["test"]
+    file.write_text(json.dumps(metrics))
+    assert command(three, "-o", tmp_path / "report") == 1
+    assert "contradict each other (the second alone has the set test)" in capsys.readouterr().err
+
+
 def test_a_member_that_is_running_is_said_to_be(three):
     (three / "now").mkdir()
     (three / "now" / "config.yaml").write_text("seed: 2\n")

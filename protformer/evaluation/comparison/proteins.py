@@ -37,6 +37,8 @@ def contradiction(metrics: dict[str, Any], proteins: Mapping[str, Proteins]) -> 
     if headline is None or not (headline.is_perplexity or headline.column == "accuracy"):
         return None  # no sum over proteins
     for name, found in proteins.items():
+        if name not in metrics["sets"]:
+            return f"the second alone has the set {name}"
         said = trained_figures(metrics, name).get(headline.column)
         targets = found.targets.sum()
         if said is None or not targets:
