@@ -33,7 +33,7 @@ from protformer.training.command_line import Grounds, explain
 from protformer.training.launch import end_with_parent
 from protformer.training.quoting import as_override
 from protformer.training.settings import JobSettings
-from protformer.training.sweep import claimed, last_checkpoint
+from protformer.training.sweep import claimed, last_checkpoint, warn_of_changes, written_configuration
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ def run_members(members: Sequence[Member], settings: JobSettings, *, own_key: st
         where = f"{number} of {len(members)}: {member.label}"
         if (folder / "metrics.json").is_file():
             log.info("%s: done already", where)
+            warn_of_changes(folder / "metrics.json", written_configuration(folder))
             ended.append(Ended(member, folder, read_metrics(folder)))
             continue
         log.info("%s", where)
@@ -169,6 +170,7 @@ def _run(folder: Path, line: Sequence[str]) -> str | None:
     interrupted = last_checkpoint(folder)
     if interrupted is not None:
         log.info("going on from %s", shown_path(interrupted))
+        warn_of_changes(Path(interrupted), written_configuration(folder))
         command.append(as_override("ckpt_path", interrupted))
     with claimed(folder) as claim, (folder / OUTPUT).open("a" if interrupted else "w", encoding="utf-8") as output:
         code = _ended_with_us(command, output, claim)

@@ -14,7 +14,15 @@ from protformer.errors import ProtformerError, shown_path
 from protformer.files import write_text
 from protformer.training.launch import finish_logging, launched_outside, resolve_devices, run
 from protformer.training.settings import JobSettings
-from protformer.training.sweep import FAILURE, TRACEBACK, claimed, config_hash, finished_figures, last_checkpoint
+from protformer.training.sweep import (
+    FAILURE,
+    TRACEBACK,
+    claimed,
+    config_hash,
+    finished_figures,
+    last_checkpoint,
+    warn_of_changes,
+)
 
 log = logging.getLogger(__name__)
 GROUPS = (
@@ -70,10 +78,12 @@ def train(config: DictConfig) -> dict[str, Any]:
             done = finished_figures(run_dir)
             if done is not None:
                 log.info("done already: %s  (%s)", shown_path(run_dir), settings.run_name)
+                warn_of_changes(run_dir / "metrics.json", plain)
                 return done
             resumed = last_checkpoint(run_dir)
             if resumed is not None and settings.config["ckpt_path"] is None:
                 log.info("going on from %s", shown_path(resumed))
+                warn_of_changes(Path(resumed), plain)
                 settings.config["ckpt_path"] = resumed
         _write_resolved(plain, run_dir)
         if choices["attention"] == "exact" and settings.chose("features", "redraw"):

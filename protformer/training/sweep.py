@@ -107,6 +107,38 @@ def finished_figures(run_dir: Path) -> dict[str, Any] | None:
         ) from error
 
 
+def warn_of_changes(result: Path, config: Mapping[str, Any]) -> None:
+    """Names files of the configuration (data, evaluation, weights) that are younger than this result of a member: the
+    folder's name comes from their paths, not from what they hold."""
+    written = result.stat().st_mtime
+    named = dict.fromkeys(_texts([config.get(key) for key in ("data", "evaluate", "init_from")]))
+    changed = [text for text in named if Path(text).is_file() and Path(text).stat().st_mtime > written]
+    if changed:
+        log.warning(
+            "Changed after %s was written: %s. Where they hold something else now, remove the member's folder to run it"
+            " anew.",
+            shown_path(result),
+            ", ".join(changed),
+        )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+    elif isinstance(value, str) and "\0" not in value:
+        yield value
+
+
+def written_configuration(run_dir: Path) -> dict[str, Any]:
+    """The `config.yaml` that a run wrote into its folder; nothing where it did not come so far."""
+    written = run_dir / "config.yaml"
+    found = OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}
+    return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
+
+
 def last_checkpoint(run_dir: Path) -> str | None:
     """Where a member that was interrupted in this folder goes on; None where it starts."""
     checkpoint = run_dir / "checkpoints" / "last.ckpt"

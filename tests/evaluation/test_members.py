@@ -70,6 +70,19 @@ def test_done_is_done_and_the_rest_is_run(settings):
     assert [len((one.folder / "calls").read_text()) for one in ended] == [1, 1]
 
 
+def test_data_that_changed_since_a_member_ended_is_told(settings, tmp_path, caplog):
+    data = tmp_path / "test.fasta"
+    data.write_text(">a\nMKV\n")
+    [one] = run_members([Member("a", ())], settings, own_key="mine")
+    (one.folder / "config.yaml").write_text(f"data:\n  more: {{far: [{data}]}}\n")
+    written = (one.folder / "metrics.json").stat().st_mtime
+    for later in (-10, 10):
+        os.utime(data, (written + later, written + later))
+        with caplog.at_level("WARNING"):
+            run_members([Member("a", ())], settings, own_key="mine")
+        assert (f"written: {data}." in caplog.text) == (later > 0)
+
+
 def test_an_interrupted_member_goes_on_from_its_last_checkpoint(settings):
     member = Member("a", ("method=a",))
     [one] = run_members([member], settings, own_key="mine")

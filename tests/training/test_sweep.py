@@ -88,6 +88,32 @@ def test_members_are_skipped_when_done_and_resumed_when_not(train_py, monkeypatc
     assert len(started) == 2
 
 
+def test_data_that_changed_under_its_path_is_told(train_py, monkeypatch, capsys, tmp_path):  # noqa: F811
+    # the folder's name is of paths, so the figures of the old file would pass for those of the new one
+    data = tmp_path / "train.fasta"
+    data.write_text(">a\nMKV\n")
+    monkeypatch.setattr(entry, "run", lambda settings, processes, *, alone: {})
+    line = ["-m", *LINE, "method=exact", "data=fasta", f"data.train={data}", "hydra.sweep.dir=out"]
+    assert train_py(line) == 0
+    (member,) = (folder for folder in (tmp_path / "out").iterdir() if folder.is_dir())
+    checkpoint, record = member / "checkpoints" / "last.ckpt", member / "metrics.json"
+    checkpoint.parent.mkdir()
+    with ZipFile(checkpoint, "w"):
+        pass
+    for result in (checkpoint, record):  # a record comes before a checkpoint
+        if result == record:
+            record.write_text('{"sets": {}}')
+        written = result.stat().st_mtime
+        os.utime(data, (written - 10, written - 10))
+        assert train_py(line) == 0
+        assert "Changed after" not in "".join(capsys.readouterr())
+        os.utime(data, (written + 10, written + 10))
+        assert train_py(line) == 0
+        said = "".join(capsys.readouterr())
+        assert "Changed after" in said
+        assert f"{result.name} was written: {data}." in said
+
+
 def test_two_processes_never_run_one_member(tmp_path):
     hold = (
         "import sys, time; from pathlib import Path; from protformer.training.sweep import claimed\n"
