@@ -79,6 +79,7 @@ def _show(report: "Report") -> None:
     from rich.table import Table
 
     from protformer.evaluation.comparison.answer import answer
+    from protformer.evaluation.comparison.comparison import listed
     from protformer.evaluation.comparison.tables import result_table
 
     console = Console()
@@ -97,6 +98,15 @@ def _show(report: "Report") -> None:
             console.print(sentence, markup=False, highlight=False)
     for member in report.missing:
         console.print(f"Missing: {member.folder} ({member.reason})", markup=False, highlight=False)
+    if report.left_out:
+        others = len(report.left_out) - 5
+        names = listed([*(path.name for path in report.left_out[:5]), *([f"{others} more"] if others > 0 else [])])
+        console.print(
+            f"Not in the report: {names}, rows of benchmarks in a folder of runs. Give them by name to have them"
+            " in it.",
+            markup=False,
+            highlight=False,
+        )
 
 
 def _log(report: "Report", written: list[Path], args: argparse.Namespace) -> None:

@@ -155,6 +155,16 @@ def test_a_report_in_the_sweeps_own_folder_is_no_member(three, tmp_path):
     assert (len(group.runs), group.missing) == (3, [])
 
 
+def test_rows_of_benchmarks_beside_runs_are_said_to_be_left_out(three, tmp_path, capsys):
+    for number in range(7):
+        (three / f"rows{number}.json").write_text(' [{"a": 1}]')
+    (three / "settings.json").write_text("{}")  # somebody's own
+    assert command(three, "-o", tmp_path / "report") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Not in the report: rows0.json, rows1.json, rows2.json, rows3.json, rows4.json and 2 more, rows of" in said
+    assert "settings.json" not in said
+
+
 WRONG_ROWS = [
     {"rows": "abc"}, {"rows": [1]}, {"rows": []}, {"columns": None}, {"notes": [1]}, {"settings": None},
     {"views": [{"title": "t"}]}, {"rows": [{"a": "b", "method": "m"}]}, {"title": None}, {"measured": None},

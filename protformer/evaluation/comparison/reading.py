@@ -87,6 +87,8 @@ class Inputs:
     groups: list[Group] = field(default_factory=list)
     analyses: list[tuple[str, Analysis]] = field(default_factory=list)
     benchmarks: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
+    """Benchmarks' rows that lie in a folder of runs: they take part where they are given by name."""
 
 
 def read_inputs(sources: Sequence[Path | str]) -> Inputs:
@@ -133,11 +135,15 @@ def _read_file(file: Path, inputs: Inputs, loose: Group) -> None:
     if file.name == "metrics.json":
         _add_run(loose, file.parent)
         return
-    start = file.read_bytes()[:200].lstrip()
-    if start.startswith(b"[") or file.suffix == ".jsonl":
+    if _is_benchmark(file):
         inputs.benchmarks.append((file.stem, read_rows(file)))
     else:
         inputs.analyses.append((file.parent.name or file.stem, read_analysis(file)))
+
+
+def _is_benchmark(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return file.suffix == ".jsonl" or opened.read(200).lstrip().startswith(b"[")
 
 
 def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
@@ -180,6 +186,7 @@ def _read_folder(folder: Path, inputs: Inputs, loose: Group) -> bool:
             found = True
         elif is_sweep:
             group.missing.append(_missing(member))
+    inputs.left_out += sorted(f for f in folder.glob("*.json*") if found and f.is_file() and _is_benchmark(f))
     return found
 
 

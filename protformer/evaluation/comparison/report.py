@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Report:
     analyses: list[tuple[str, Analysis]]
     missing: list[Missing]
     """Of all comparisons, and of groups without a run that ended."""
+    left_out: list[Path] = field(default_factory=list)
+    """Files of benchmarks' rows beside the runs, which were not given by name."""
 
     @property
     def sections(self) -> list[Section]:
@@ -84,7 +86,7 @@ def make_report(
     missing = [member for group in groups for member in group.missing]
     names = _names([name for name, _ in analyses], taken=[Path(ROWS).stem])
     analyses = [(name, analysis) for name, (_, analysis) in zip(names, analyses, strict=True)]
-    return Report(title or _title(comparisons, analyses), comparisons, analyses, missing)
+    return Report(title or _title(comparisons, analyses), comparisons, analyses, missing, inputs.left_out)
 
 
 def _title(comparisons: Sequence[Comparison], analyses: Sequence[tuple[str, Analysis]]) -> str:

@@ -25,7 +25,8 @@ from protformer.evaluation.comparison.tables import (
 
 METHOD = (
     "Every run of a comparison saw the same data with the same masks for the same budget, or the report would have"
-    " been refused. A figure is the mean over seeds of figures per set (perplexity is that of the set's summed NLL).",
+    " been refused. A figure is the mean over seeds of figures per set: perplexity is that of the set's summed NLL,"
+    " accuracy is of all its targets. What an experiment's figures and intervals are of, its own section says.",
     "Intervals are 95 % percentile intervals of 2,000 bootstrap draws of proteins, and of seeds where there are"
     " several. All methods see the same drawn proteins and seeds, so differences are paired, over the seeds that both"
     " have.",
