@@ -1,8 +1,10 @@
 """Where points stand whose place along an axis has a name: none lies upon another."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from protformer.evaluation.comparison.charts import Series, side_by_side
+from protformer.evaluation.comparison.charts import Panel, Rule, Series, rule_sides, side_by_side
 
 
 def series(*x: str | int) -> Series:
@@ -29,3 +31,17 @@ def test_a_place_of_one_point_has_it_in_its_middle_and_many_of_one_method_are_sp
 
 def test_numbers_stay_where_they_are():
     assert side_by_side([series(1, 10), series(2)]) == ([], [[1, 10], [2]])
+
+
+def test_names_of_floors_stand_apart_and_where_no_curve_runs_through_them():
+    def sides(*values: float, y: Sequence[float] = (18.5, 18.5), x: Sequence[str | int] = (1, 9)) -> Sequence[str]:
+        rules = [Rule(label="floor", value=value) for value in values]
+        curve = Series(label="a", method="exact", x=list(x), y=list(y))
+        return rule_sides(Panel(title="", series=[curve], x_label="", rules=rules, y_range=(17.0, 18.0)))
+
+    assert sides() == []
+    assert sides(17.8, 17.1, 17.5) == ["right"] * 3
+    assert sides(17.5, 17.48, 17.0) == ["left", "right", "right"]
+    assert sides(17.9, 17.5, 17.1, y=(18.0, 17.0)) == ["right", "right", "left"]  # a curve that comes down
+    assert sides(17.9, 17.5, 17.1, y=(17.0, 18.0)) == ["left", "right", "right"]
+    assert sides(17.1, y=(18.0, 17.0), x=("near", "far")) == ["right"]

@@ -9,11 +9,16 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
+
 from protformer.evaluation.analysis import Analysis, View
 from protformer.evaluation.methods import canonical, in_order
 
 Row = dict[str, Any]
 Number = float | int
+Side = Literal["left", "right"]
+NAME_HEIGHT = 0.06
+"""Of a panel's height: what a name of a level line takes up."""
 MOST_TICKS = 6
 """Values that have room for their numbers on a logarithmic axis of a panel."""
 LABEL_WIDTH = 24
@@ -113,6 +118,39 @@ def log_ticks(values: Iterable[Number]) -> list[Number]:
     if not distinct or any(after < 1.4 * before for before, after in pairwise(distinct)):
         return []
     return distinct[:: -math.ceil(len(distinct) / MOST_TICKS)]
+
+
+def rule_sides(panel: Panel) -> list[Side]:
+    """Where each level line's name stands: at the side where fewer of the series run through it, and no other name."""
+    values = [rule.value for rule in panel.rules]
+    shown = [*values, *(panel.y_range or [y for one in panel.series for y in one.y if y is not None])]
+    height = NAME_HEIGHT * (max(shown) - min(shown)) if shown else 0.0
+    ends: dict[Side, list[Number]] = {"right": [], "left": []}
+    sides: dict[int, Side] = {}
+    for place in sorted(range(len(values)), key=values.__getitem__):
+        value = values[place]
+        crowds: dict[Side, tuple[bool, int]] = {
+            side: (any(value - name < height for name in names), _crowd(panel, side, value, value + height))
+            for side, names in ends.items()
+        }
+        sides[place] = min(crowds, key=crowds.__getitem__)
+        ends[sides[place]].append(value)
+    return [sides[place] for place in range(len(values))]
+
+
+def _crowd(panel: Panel, side: Side, bottom: Number, top: Number) -> int:
+    """How much of the series lies where a name would stand, in points along the outer quarter of the panel."""
+    drawn = [[(x, y) for x, y in zip(one.x, one.y, strict=True) if y is not None] for one in panel.series]
+    xs = [x for points in drawn for x, _ in points if not isinstance(x, str)]
+    if not xs or len(xs) < sum(map(len, drawn)):
+        return 0  # (places that have names: points stand anywhere)
+    start, width = (min(xs), max(xs) - min(xs))
+    along = np.linspace(0, 0.25, 26) if side == "left" else np.linspace(0.75, 1, 26)
+    found = 0
+    for points in drawn:
+        ys = np.interp(start + width * along, *zip(*sorted(points), strict=True), left=np.nan, right=np.nan)
+        found += int(((ys > bottom) & (ys < top)).sum())
+    return found
 
 
 def _takes_part(row: Row, view: View) -> bool:

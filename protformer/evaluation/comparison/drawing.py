@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks, side_by_side
+from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks, rule_sides, side_by_side
 from protformer.evaluation.methods import FLOOR_COLOUR, Look, look
 from protformer.evaluation.plots import DASHES, MARKERS, new_figure, save_figure
 
@@ -93,9 +93,10 @@ def _lines(axis: Any, panel: Panel, chart: Chart, handles: dict[str, Any]) -> No
         else:
             low, high = (_filled(ends, one.y) for ends in (one.low, one.high))
             axis.fill_between(xs, low, high, color=options["color"], alpha=0.16, lw=0)
-    for rule in panel.rules:
+    for rule, side in zip(panel.rules, rule_sides(panel), strict=True):
         axis.axhline(rule.value, color=FLOOR_COLOUR, lw=0.8, ls=(0, (2, 2)), zorder=0)
-        axis.annotate(rule.label, (1, rule.value), xycoords=("axes fraction", "data"), xytext=(-2, 2), ha="right",
+        end, inwards = (0, 2) if side == "left" else (1, -2)
+        axis.annotate(rule.label, (end, rule.value), xycoords=("axes fraction", "data"), xytext=(inwards, 2), ha=side,
                       textcoords="offset points", fontsize=7, color=FLOOR_COLOUR)  # fmt: skip
     if categories:
         axis.set_xlim(-0.5, len(categories) - 0.5)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from protformer.errors import ProtformerError
-from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks, side_by_side
+from protformer.evaluation.comparison.charts import Chart, Number, Panel, Series, log_ticks, rule_sides, side_by_side
 from protformer.evaluation.comparison.tables import Cell, Table
 from protformer.evaluation.methods import FLOOR_COLOUR, in_order, look
 
@@ -226,6 +226,7 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
         other["range"] = [math.log10(y) if chart.y_scale == "log" else y for y in panel.y_range]
     axis = "x" if interval else "y"
     shapes, notes = [], []
+    sides = [] if interval else rule_sides(panel)
     for place, rule in enumerate(panel.rules):
         value = rule.value
         far = {f"{axis}0": value, f"{axis}1": value, f"{axis}ref": axis}
@@ -242,7 +243,13 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
         }
         if not interval:
             shown = math.log10(value) if chart.y_scale == "log" and value > 0 else value
-            where = {"y": shown, "x": 1, "xref": "paper", "xanchor": "right", "yanchor": "bottom"}
+            where = {
+                "y": shown,
+                "x": int(sides[place] == "right"),
+                "xref": "paper",
+                "xanchor": sides[place],
+                "yanchor": "bottom",
+            }
         notes.append(
             {**where, "text": _text(rule.label), "showarrow": False, "font": {"size": 10, "color": FLOOR_COLOUR}}
         )
