@@ -54,6 +54,28 @@ def test_a_class_stands_for_what_it_brings_with_it(tmp_path):
     ]
 
 
+def test_redrawing_tells_no_two_runs_apart_that_draw_nothing(tmp_path):
+    features = {"_target_": "protformer.features.PositiveFeatures", "num_features": 64}
+    own = {"attention": {"_target_": "protformer.attention.FavorAttention", "features": features}}
+
+    def plans(seed: int, schedule: str) -> list[Plan]:
+        redraw = {"redraw": {"_target_": f"protformer.training.redraw.{schedule}"}}
+        return [
+            Plan(method="exact", seed=seed, config=redraw),
+            Plan(method="performer-positive", seed=seed, config={**redraw, **own}),
+        ]
+
+    arms = arms_of(read_inputs([sweep(tmp_path / "m", *plans(0, "Every"), *plans(1, "Geometric"))]).groups[0])
+    assert [(arm.label, len(arm.runs)) for arm in arms] == [
+        ("exact", 2), ("performer-positive (redraw Every)", 1), ("performer-positive (redraw Geometric)", 1),
+    ]  # fmt: skip
+    (knob,) = [knob for knob in differing_knobs(arms) if knob.key == "redraw._target_"]
+    assert knob.values["Every"] == ["performer-positive (redraw Every)"]
+    # one line of a sweep that gives all methods each schedule has exact attention twice with one seed
+    arms = arms_of(read_inputs([sweep(tmp_path / "n", *plans(0, "Every"), *plans(0, "Geometric"))]).groups[0])
+    assert [arm.label for arm in arms][:2] == ["exact (redraw Every)", "exact (redraw Geometric)"]
+
+
 def test_a_label_names_a_few_settings_and_counts_the_others(tmp_path):
     def model(size: int, lr: float) -> dict[str, Any]:
         shape = {"hidden_size": size, "num_layers": size // 32, "num_heads": size // 16, "intermediate_size": 4 * size}

@@ -178,7 +178,9 @@ def arms_of(group: Group) -> list[Arm]:
     arms = []
     for method in in_order(run.method for run in group.runs):
         runs = [run for run in group.runs if run.method == method]
-        settings = [_of_variant(run) for run in runs]
+        settings = [_of_variant(_effective(run), run) for run in runs]
+        if _with_twins(settings, runs):  # one line of a sweep may hold exact attention with each schedule of redrawing
+            settings = [_of_variant(_settings(run), run) for run in runs]
         keys = [
             key for key in dict.fromkeys(k for s in settings for k in s) if len({_text(s, key) for s in settings}) > 1
         ]
@@ -229,8 +231,22 @@ def _goes_without_saying(key: str, place: int, keys: list[str], variants: Sequen
     return len(pairs) == len({which for which, _ in pairs})
 
 
-def _of_variant(run: Run) -> dict[str, Any]:
-    chosen = {k: v for k, v in _settings(run).items() if not _is_of_machine(k)}
+def _effective(run: Run) -> dict[str, Any]:
+    """Its settings without those of redrawing where its attention has no random features to draw anew."""
+    chosen = _settings(run)
+    draws = any(key.startswith("attention.") and "features" in key.split(".") for key in chosen)
+    return chosen if draws else {k: v for k, v in chosen.items() if k.partition(".")[0] != "redraw"}
+
+
+def _with_twins(settings: Sequence[dict[str, Any]], runs: Sequence[Run]) -> bool:
+    told = [
+        (run.seed, sorted((key, str(value)) for key, value in s.items())) for s, run in zip(settings, runs, strict=True)
+    ]
+    return any(told.count(one) > 1 for one in told)
+
+
+def _of_variant(settings: dict[str, Any], run: Run) -> dict[str, Any]:
+    chosen = {k: v for k, v in settings.items() if not _is_of_machine(k)}
     return {**chosen, "training.processes": run.metrics["training"].get("world_size", 1)}
 
 
@@ -261,7 +277,7 @@ def _natural(values: Sequence[str]) -> list[tuple[float, str]]:
 
 def differing_knobs(arms: Iterable[Arm]) -> list[Knob]:
     """Settings that differ within a comparison: the attention's own, which are what is compared, then all others."""
-    settings = [(arm.label, _settings(run)) for arm in arms for run in arm.runs]
+    settings = [(arm.label, _effective(run)) for arm in arms for run in arm.runs]
     keys = dict.fromkeys(key for _, chosen in settings for key in chosen)
     knobs = []
     for key in keys:
