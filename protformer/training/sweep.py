@@ -108,10 +108,10 @@ def finished_figures(run_dir: Path) -> dict[str, Any] | None:
 
 
 def warn_of_changes(result: Path, config: Mapping[str, Any]) -> None:
-    """Names files of the configuration (data, evaluation, weights) that are younger than this result of a member: the
+    """Names files of the configuration (data, evaluation) that are younger than this result of a member: the
     folder's name comes from their paths, not from what they hold."""
     written = result.stat().st_mtime
-    named = dict.fromkeys(_texts([config.get(key) for key in ("data", "evaluate", "init_from")]))
+    named = dict.fromkeys(_texts([config.get(key) for key in ("data", "evaluate")]))
     changed = [text for text in named if Path(text).is_file() and Path(text).stat().st_mtime > written]
     if changed:
         log.warning(

@@ -45,3 +45,7 @@ def test_names_of_floors_stand_apart_and_where_no_curve_runs_through_them():
     assert sides(17.9, 17.5, 17.1, y=(18.0, 17.0)) == ["right", "right", "left"]  # a curve that comes down
     assert sides(17.9, 17.5, 17.1, y=(17.0, 18.0)) == ["left", "right", "right"]
     assert sides(17.1, y=(18.0, 17.0), x=("near", "far")) == ["right"]
+    bare = Series(label="b", method="exact", x=[1, 9], y=[None, None])  # nothing of it is known
+    drawn = series(1, 9)
+    panel = Panel(title="", series=[bare, drawn], x_label="", rules=[Rule(label="floor", value=0.5)])
+    assert rule_sides(panel) == ["right"]

@@ -147,7 +147,7 @@ def _crowd(panel: Panel, side: Side, bottom: Number, top: Number) -> int:
     start, width = (min(xs), max(xs) - min(xs))
     along = np.linspace(0, 0.25, 26) if side == "left" else np.linspace(0.75, 1, 26)
     found = 0
-    for points in drawn:
+    for points in filter(None, drawn):
         ys = np.interp(start + width * along, *zip(*sorted(points), strict=True), left=np.nan, right=np.nan)
         found += int(((ys > bottom) & (ys < top)).sum())
     return found
