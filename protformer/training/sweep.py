@@ -9,12 +9,14 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from zipfile import is_zipfile
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from protformer.errors import ProtformerError, shown_path
 
@@ -108,10 +110,10 @@ def finished_figures(run_dir: Path) -> dict[str, Any] | None:
 
 
 def warn_of_changes(result: Path, config: Mapping[str, Any]) -> None:
-    """Names files of the configuration (data, evaluation) that are younger than this result of a member: the
-    folder's name comes from their paths, not from what they hold."""
+    """Names files of the configuration (data, evaluation, the weights it starts from) that are younger than this
+    result of a member: the folder's name comes from their paths, not from what they hold."""
     written = result.stat().st_mtime
-    named = dict.fromkeys(_texts([config.get(key) for key in ("data", "evaluate")]))
+    named = dict.fromkeys([*_texts([config.get(key) for key in ("data", "evaluate")]), *_weights(config)])
     changed = [text for text in named if Path(text).is_file() and Path(text).stat().st_mtime > written]
     if changed:
         log.warning(
@@ -132,10 +134,24 @@ def _texts(value: Any) -> Iterator[str]:
         yield value
 
 
+def _weights(config: Mapping[str, Any]) -> Iterator[str]:
+    folder = config.get("init_from")
+    if isinstance(folder, str):
+        from protformer.model.folder import WEIGHTS_NAME, find_model_folder
+
+        with suppress(ProtformerError):  # it is gone by now, which the member that ended need not mind
+            yield str(find_model_folder(folder) / WEIGHTS_NAME)
+
+
 def written_configuration(run_dir: Path) -> dict[str, Any]:
-    """The `config.yaml` that a run wrote into its folder; nothing where it did not come so far."""
+    """The `config.yaml` that a run wrote into its folder; nothing where it did not come so far, or is damaged."""
     written = run_dir / "config.yaml"
-    found = OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(written)) if written.is_file() else {}
+    except (YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
+        told = str(error).splitlines()[0]
+        log.warning("%s is damaged (%s): whether its data changed since cannot be told.", shown_path(written), told)
+        return {}
     return {str(key): value for key, value in found.items()} if isinstance(found, dict) else {}
 
 

@@ -18,7 +18,14 @@ from test_distributed import fasta  # noqa: F401
 
 from protformer.errors import ProtformerError
 from protformer.training import entry
-from protformer.training.sweep import claimed, config_hash, finished_figures, register_resolver
+from protformer.training.sweep import (
+    claimed,
+    config_hash,
+    finished_figures,
+    register_resolver,
+    warn_of_changes,
+    written_configuration,
+)
 
 LINE = [
     "experiment=compare_attention", "method=exact,performer_relu", "seed=0", "model=tiny", "logger=none", "trainer=cpu",
@@ -112,6 +119,33 @@ def test_data_that_changed_under_its_path_is_told(train_py, monkeypatch, capsys,
         said = "".join(capsys.readouterr())
         assert "Changed after" in said
         assert f"{result.name} was written: {data}." in said
+
+
+def test_weights_that_changed_under_their_path_are_told(caplog, tmp_path):
+    result, run = tmp_path / "metrics.json", tmp_path / "run"
+    result.touch()
+    (run / "model").mkdir(parents=True)
+    weights = run / "model" / "model.safetensors"
+    (run / "model" / "config.json").touch()
+    weights.touch()
+    written = result.stat().st_mtime
+    for later in (-10, 10):
+        os.utime(weights, (written + later, written + later))
+        caplog.clear()
+        warn_of_changes(result, {"init_from": str(run)})
+        assert (f"was written: {weights}." in caplog.text) == (later > 0)
+    caplog.clear()
+    warn_of_changes(result, {"init_from": str(tmp_path / "gone")})
+    warn_of_changes(result, {"init_from": None})
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("damaged", [b"data: [train.fasta\n", b"\xff\xfe\x00", b"data: ${nowhere\n"])
+def test_a_damaged_configuration_of_a_member_that_ended_is_told(damaged, caplog, tmp_path):
+    (tmp_path / "config.yaml").write_bytes(damaged)
+    assert written_configuration(tmp_path) == {}
+    assert "config.yaml is damaged" in caplog.text
+    assert "cannot be told" in caplog.text
 
 
 def test_two_processes_never_run_one_member(tmp_path):
