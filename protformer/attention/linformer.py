@@ -22,9 +22,10 @@ class LinformerAttention(Attention):
     one is refused: the method has a longest sequence. Every token sees every other through the projections; it cannot
     be causal.
 
-    The initial values are those of the authors' code in fairseq (`examples/linformer`): Xavier uniform with gain
-    2^-1/2, since the paper gives none. They add up about as many numbers as `length` says; much shorter segments start
-    with small keys and values.
+    The initial values are scaled as in the authors' code in fairseq (`examples/linformer`): Xavier uniform with gain
+    2^-1/2, since the paper gives none. That keeps the size of keys and values where a segment has some `length` tokens;
+    much shorter segments start with small ones. `initial_length`, a typical length of the data, scales them for that
+    instead. They come from a generator of their own, so the block beside them starts as with any other attention.
 
     Raises:
         ValueError: `causal`, or a length or rank below 1.
@@ -39,6 +40,7 @@ class LinformerAttention(Attention):
         length: int = 1024,
         rank: int = 64,
         share_key_value: bool = False,
+        initial_length: int | None = None,
         causal: bool = False,
     ) -> None:
         super().__init__()
@@ -49,6 +51,10 @@ class LinformerAttention(Attention):
             )
         if length < 1 or rank < 1:
             raise ValueError(f"Linformer attention needs length >= 1 and rank >= 1, not length={length}, rank={rank}")
+        if initial_length is not None and not 1 <= initial_length <= length:
+            raise ValueError(
+                f"initial_length must be a number of tokens from 1 to length={length}, not {initial_length}"
+            )
         self.num_heads = num_heads
         self.head_dim = head_dim
         self.length = self.longest = length
@@ -56,8 +62,12 @@ class LinformerAttention(Attention):
         self.causal = causal
         self.key_projection = nn.Parameter(torch.empty(rank, length))
         self.value_projection = None if share_key_value else nn.Parameter(torch.empty(rank, length))
-        for projection in self.parameters():
-            nn.init.xavier_uniform_(projection, gain=1 / math.sqrt(2))
+        with torch.random.fork_rng(devices=[]):
+            own = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        bound = math.sqrt(3 / (rank + (initial_length or length)))
+        with torch.no_grad():
+            for projection in self.parameters():
+                projection.copy_(torch.empty(rank, length, device="cpu").uniform_(-bound, bound, generator=own))
 
     def forward(
         self,
@@ -82,8 +92,9 @@ class LinformerAttention(Attention):
         if longest == 0:
             return with_unused(value, query, key)
         # (autograd sums the gradients of a projection's slices in fp32, so they are cast to half precision piecewise)
-        by_key = self.key_projection
-        by_value = by_key if self.value_projection is None else self.value_projection
+        # (and a gradient is filled for as many columns as a slice is taken of)
+        by_key = self.key_projection[:, :longest]
+        by_value = by_key if self.value_projection is None else self.value_projection[:, :longest]
         outs = []
         for q, k, v in zip(*(x.split(lengths) for x in (query, key, value)), strict=True):
             if len(q) == 0:

@@ -31,6 +31,12 @@ def attention_callbacks(config: DictConfig, trunk: ProteinEncoder, data: PackedD
     # A frozen trunk is a fixed function: new projections or averages would change it under its head.
     if not config.freeze and any(hasattr(attention, "redraw_") for attention in encoder.attentions):
         schedule = instantiate(config.redraw)
+        if schedule.wants_error(0) and favor is None:
+            log.warning(
+                "redraw=adaptive goes by the error of random features, and %s has none: it keeps what it drew first."
+                " Write redraw=every or redraw=geometric to draw anew.",
+                type(encoder.attentions[0]).__name__,
+            )
         if schedule.wants_error(0) and favor is not None and not favor.features.estimates_softmax:
             log.warning(
                 "redraw=adaptive goes by the distance from softmax attention, which %s as configured do not estimate:"

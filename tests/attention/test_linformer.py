@@ -105,11 +105,37 @@ def test_a_segment_that_is_too_long_is_refused_and_not_cut():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"causal": True}, "cannot be causal"), ({"rank": 0}, "rank=0"), ({"length": 0}, "length=0")],
+    [
+        ({"causal": True}, "cannot be causal"),
+        ({"rank": 0}, "rank=0"),
+        ({"length": 0}, "length=0"),
+        ({"initial_length": 0}, "initial_length .* from 1 to length=130, not 0"),
+        ({"initial_length": 131}, "not 131"),
+    ],
 )
 def test_what_cannot_be_is_said(options, message):
     with pytest.raises(ValueError, match=message):
         build(**options)
+
+
+@pytest.mark.parametrize(("options", "tokens"), [({}, 4000), ({"initial_length": 300}, 300)])
+def test_initial_values_keep_the_size_of_keys_in_a_segment_of_the_length_they_are_for(options, tokens):
+    attention = build(length=4000, rank=64, **options)
+    size = attention.key_projection[:, :tokens].square().sum(1).mean().sqrt().item()
+    assert size == pytest.approx((tokens / (tokens + 64)) ** 0.5, rel=0.02)
+    assert attention.value_projection is not None
+    both = torch.stack([attention.key_projection, attention.value_projection]).flatten(1)
+    assert torch.corrcoef(both)[0, 1].abs() < 0.02
+    torch.manual_seed(1)
+    other = LinformerAttention(num_heads=2, head_dim=16, length=4000)
+    assert not torch.equal(other.key_projection, build(length=4000, rank=64).key_projection)
+
+
+def test_what_is_drawn_after_it_is_what_it_would_be_without_it():
+    torch.manual_seed(0)
+    expected = torch.randn(5)
+    build()
+    assert torch.equal(torch.randn(5), expected)
 
 
 @pytest.mark.parametrize("share", [False, True])

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from planted_runs import Plan, sweep, write_run
 
+import protformer.attention
 from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View
 from protformer.evaluation.comparison import make_report
 from protformer.evaluation.comparison.charts import LABEL_WIDTH, Series, analysis_charts
-from protformer.evaluation.comparison.comparability import arms_of, differing_knobs
+from protformer.evaluation.comparison.comparability import DRAW_NOTHING, arms_of, differing_knobs
 from protformer.evaluation.comparison.reading import read_inputs
 from protformer.evaluation.methods import look
 
@@ -74,6 +75,24 @@ def test_redrawing_tells_no_two_runs_apart_that_draw_nothing(tmp_path):
     # one line of a sweep that gives all methods each schedule has exact attention twice with one seed
     arms = arms_of(read_inputs([sweep(tmp_path / "n", *plans(0, "Every"), *plans(0, "Geometric"))]).groups[0])
     assert [arm.label for arm in arms][:2] == ["exact (redraw Every)", "exact (redraw Geometric)"]
+
+
+def test_schedules_of_redrawing_tell_apart_what_draws_rotations(tmp_path):
+    # Reformer has no random features, but its hashes are drawn anew by the same schedule
+    plans = [
+        Plan(method="reformer", seed=seed, config={"redraw": {"_target_": f"protformer.training.redraw.{schedule}"}})
+        for seed, schedule in enumerate(("Every", "Geometric"))
+    ]
+    arms = arms_of(read_inputs([sweep(tmp_path / "m", *plans)]).groups[0])
+    assert [(arm.label, len(arm.runs)) for arm in arms] == [
+        ("reformer (redraw Every)", 1), ("reformer (redraw Geometric)", 1),
+    ]  # fmt: skip
+
+
+def test_the_attentions_that_draw_nothing_are_those_that_cannot_be_redrawn():
+    classes = [c for c in map(protformer.attention.__dict__.get, protformer.attention.__all__) if isinstance(c, type)]
+    fixed = {c.__name__ for c in classes if not hasattr(c, "redraw_")}
+    assert set(DRAW_NOTHING) == fixed - {"Attention"}
 
 
 def test_a_label_names_a_few_settings_and_counts_the_others(tmp_path):

@@ -14,7 +14,7 @@ from command import ROOT, train_py, write_fasta  # noqa: F401
 from helpers import random_corpus, train
 from pytorch_lightning.loggers import CSVLogger
 
-from protformer.attention import HybridAttention
+from protformer.attention import HybridAttention, ReformerAttention
 from protformer.features import OptimalPositiveFeatures, TrigonometricFeatures
 from protformer.training import probe as probe_module
 from protformer.training.attention_diagnostics import AttentionDiagnostics
@@ -202,6 +202,18 @@ def test_exact_attention_has_nothing_to_diagnose(caplog):
         train(max_steps=1, exact=True, diagnostics=EACH_STEP)
     said = [r.getMessage() for r in caplog.records if "diagnostics" in r.getMessage()]
     assert said == ["This attention has no random features to diagnose: diagnostics.every has no effect."]
+
+
+def test_adaptive_redrawing_of_what_has_no_error_is_told(caplog):
+    def reformer(*, num_heads: int, head_dim: int, causal: bool, **_: Any) -> ReformerAttention:
+        return ReformerAttention(num_heads=num_heads, head_dim=head_dim, causal=causal)
+
+    redraw = {"_target_": "protformer.training.redraw.Adaptive", "every": 1}
+    with caplog.at_level(logging.WARNING):
+        train(max_steps=1, redraw=redraw, model={"attention": reformer})
+    said = [r.getMessage() for r in caplog.records if "redraw=adaptive" in r.getMessage()]
+    assert len(said) == 1
+    assert "ReformerAttention has none: it keeps what it drew first" in said[0]
 
 
 @pytest.mark.parametrize("bad", [{"every": -1}, {"every": 1, "rows": 0}, {"every": 1, "tokens": 0}])

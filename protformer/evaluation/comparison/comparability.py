@@ -25,6 +25,8 @@ MACHINE = ("data", "diagnostics", "evaluate", "compile", "trainer.accelerator", 
            "trainer.strategy", "trainer.accumulate_grad_batches", "trainer.log_every_n_steps",
            "trainer.enable_progress_bar", "data.num_workers")  # fmt: skip
 """Settings that make no other method of a method: how it ran, and data, which are compared by their hashes."""
+DRAW_NOTHING = ("ExactAttention", "LinformerAttention", "SparseAttention", "UniformAttention")
+"""Attentions on which the schedule of redrawing has no effect."""
 ABSENT = "(not set)"
 MOST_TOLD = 3
 """Settings in a label, which has to fit beside a curve."""
@@ -232,10 +234,10 @@ def _goes_without_saying(key: str, place: int, keys: list[str], variants: Sequen
 
 
 def _effective(run: Run) -> dict[str, Any]:
-    """Its settings without those of redrawing where its attention has no random features to draw anew."""
+    """Its settings without those of redrawing where its attention has nothing random to draw anew."""
     chosen = _settings(run)
-    draws = any(key.startswith("attention.") and "features" in key.split(".") for key in chosen)
-    return chosen if draws else {k: v for k, v in chosen.items() if k.partition(".")[0] != "redraw"}
+    fixed = str(chosen.get("attention._target_", "")).rpartition(".")[2] in DRAW_NOTHING
+    return {k: v for k, v in chosen.items() if k.partition(".")[0] != "redraw"} if fixed else chosen
 
 
 def _with_twins(settings: Sequence[dict[str, Any]], runs: Sequence[Run]) -> bool:
