@@ -54,7 +54,7 @@ def exact_attention(
         return out
     if shorter_than < UNLIMITED:
         return _of_short_segments(query, key, value, cu_seqlens, causal, shorter_than)  # pyright: ignore[reportCallIssue]
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _flash_takes(query):
         return _variable_length_flash(query, key, value, cu_seqlens, causal)
     return _segment_loop(query, key, value, cu_seqlens, causal)  # pyright: ignore[reportCallIssue]
 
@@ -160,6 +160,11 @@ def _of_short_segments(
     offsets = torch.nn.functional.pad(lengths[lengths < shorter_than].cumsum(0), (1, 0)).to(torch.int32)
     part = exact_attention(query[chosen], key[chosen], value[chosen], offsets, causal=causal)
     return torch.zeros_like(value).index_copy(0, chosen, part)
+
+
+def _flash_takes(query: Tensor) -> bool:
+    # called directly the kernels pad nothing, as `scaled_dot_product_attention` does for them
+    return query.shape[0] > 0 and query.shape[2] % 8 == 0 and query.shape[2] <= 256
 
 
 def _variable_length_flash(query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, causal: bool) -> Tensor:

@@ -183,8 +183,9 @@ def _build_head(configuration: dict[str, Any], hidden_size: int, vocabulary_size
 def initialise_from(model: ProteinModel, path: Path | str, *, classes: tuple[str, ...] = ()) -> list[str]:
     """Copy the trunk's weights of a model folder into `model`; the head too where it is the same. What was copied.
 
-    With the folder's attention come its projections; another attention keeps those of `model`. A head is the same
-    when its shape and its `classes` are.
+    With the folder's attention come its projections; another attention keeps those of `model`, but for the weights that
+    a method learns (Linformer's, of another length those of the places both have). A head is the same when its shape
+    and its `classes` are.
     """
     source, configuration = load_model(path)
     theirs, ours = source.trunk.config(), model.trunk.config()
@@ -198,12 +199,31 @@ def initialise_from(model: ProteinModel, path: Path | str, *, classes: tuple[str
     same_attention = theirs["attention"] == ours["attention"]
     weights = {k: v for k, v in source.trunk.state_dict().items() if same_attention or ".attention." not in k}
     model.trunk.load_state_dict(weights, strict=False)
-    copied = ["trunk"]
+    begun = 0 if same_attention else _learned_by_attention(source.trunk, model.trunk)
+    copied = [f"trunk ({begun:,} weights that its attention learns begin anew)" if begun else "trunk"]
     their_classes = tuple(configuration["metadata"].get("classes", ()))
     if source.head.config() == model.head.config() and their_classes == classes:
         model.head.load_state_dict(source.head.state_dict())
         copied.append("head")
     return copied
+
+
+def _learned_by_attention(source: torch.nn.Module, target: torch.nn.Module) -> int:
+    """Copies parameters of the attention itself, of tensors that differ in their last dimension what both have.
+
+    How many of the target's have nothing to be copied from."""
+    theirs = dict(source.named_parameters())
+    begun = 0
+    with torch.no_grad():
+        for name, own in target.named_parameters():
+            if ".attention." not in name:
+                continue
+            known = theirs.get(name)
+            shared = 0 if known is None or known.shape[:-1] != own.shape[:-1] else min(known.shape[-1], own.shape[-1])
+            if known is not None and shared:
+                own[..., :shared] = known[..., :shared]
+            begun += own[..., shared:].numel()
+    return begun
 
 
 def parameter_count(model: torch.nn.Module) -> int:

@@ -25,6 +25,7 @@ POSITIVE = {
 }
 PERFORMER = {"name": "FavorAttention", "causal": False, "features": POSITIVE}
 EXACT = {"name": "ExactAttention", "causal": False}
+LINFORMER = {"name": "LinformerAttention", "causal": False, "rank": 8, "share_key_value": False}
 HEADS = {
     "language": {"name": "LanguageModelHead"},
     "sequence": {"name": "SequenceHead", "outputs": 4, "pooling": "attention", "dropout": 0.1},
@@ -222,6 +223,25 @@ def test_initialise_from_copies_the_trunk_and_the_head_where_it_is_the_same(tmp_
     assert initialise_from(classifier, tmp_path / "model") == ["trunk"]
     assert torch.equal(classifier.trunk.embedding.weight, source.trunk.embedding.weight)
     assert all(torch.equal(classifier.head.state_dict()[name], tensor) for name, tensor in head.items())
+
+
+@pytest.mark.parametrize(("length", "anew"), [(60, 2 * 2 * 8 * 10), (40, 0)])
+def test_what_an_attention_learned_is_kept_for_another_length(tmp_path, length, anew):
+    source = make(attention={**LINFORMER, "length": 50})
+    save_model(source, tmp_path / "model", tokens=TOKENS)
+    model = make(seed=1, attention={**LINFORMER, "length": length})
+    own = [t.clone() for name, t in model.trunk.named_parameters() if "key_projection" in name]
+    told = initialise_from(model, tmp_path / "model")
+    assert told[0] == (f"trunk ({anew} weights that its attention learns begin anew)" if anew else "trunk")
+    theirs = [t for name, t in source.trunk.named_parameters() if "key_projection" in name]
+    after = [t for name, t in model.trunk.named_parameters() if "key_projection" in name]
+    assert len(after) == 2
+    for a, b, before in zip(after, theirs, own, strict=True):
+        assert torch.equal(a[:, :50], b[:, :length])
+        assert torch.equal(a[:, 50:], before[:, 50:])
+    exact = make(seed=2, attention=EXACT)
+    save_model(exact, tmp_path / "exact", tokens=TOKENS)
+    assert initialise_from(model, tmp_path / "exact")[0].startswith("trunk (1,920 weights" if anew else "trunk (1,280")
 
 
 @pytest.mark.parametrize(
