@@ -1,6 +1,7 @@
 """The contract of every attention, and the law it is tested by.
 
-The law: a sequence gives the same output alone, packed with others, and at any position of the pack.
+The law: a sequence gives the same output alone, packed with others, and at any position of the pack. (For finite
+values: Reformer and sparse attention compute neighbouring segments side by side, and a weight of 0 times inf is NaN.)
 """
 
 from abc import ABC, abstractmethod
