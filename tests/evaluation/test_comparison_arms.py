@@ -10,7 +10,7 @@ import protformer.attention
 from protformer.errors import ProtformerError
 from protformer.evaluation.analysis import Analysis, View
 from protformer.evaluation.comparison import make_report
-from protformer.evaluation.comparison.charts import LABEL_WIDTH, Series, analysis_charts
+from protformer.evaluation.comparison.charts import LABEL_WIDTH, Panel, Series, analysis_charts
 from protformer.evaluation.comparison.comparability import DRAW_NOTHING, arms_of, differing_knobs
 from protformer.evaluation.comparison.reading import read_inputs
 from protformer.evaluation.methods import look
@@ -128,10 +128,19 @@ def test_a_label_beside_a_panel_leaves_it_room():
 
     assert lines("exact") == ["exact"]
     assert lines("linformer (rank 64)") == ["linformer", "(rank 64)"]
+    assert lines("reformer (redraw Geometric, every 100)") == ["reformer", "(redraw Geometric,", "every 100)"]
     long = lines("performer-positive (hidden_size 64, lr 0.1, 3 more settings)")
     assert len(long) == 3
     assert max(map(len, long)) <= LABEL_WIDTH
     assert " ".join(long) == "performer-positive (hidden_size 64, lr 0.1, 3 more settings)"
+
+
+def test_the_longest_label_sets_the_height_of_a_panel_s_rows():
+    def panel(*labels: str) -> Panel:
+        return Panel(title="", x_label="", series=[Series(label=one, method="exact", x=[], y=[]) for one in labels])
+
+    assert panel().label_lines == panel("exact").label_lines == 1
+    assert panel("exact", "reformer (redraw Geometric, every 100)").label_lines == 3
 
 
 def test_one_run_twice_is_no_second_seed(tmp_path):

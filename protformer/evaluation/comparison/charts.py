@@ -41,9 +41,13 @@ class Series:
 
     @property
     def lines(self) -> list[str]:
-        """The label for the side of a panel: its settings below the method, or they would leave no room for it."""
+        """The label for the side of a panel: its settings below the method, each in one piece where it fits."""
         method, bracket, settings = self.label.partition(" (")
-        return [method, *textwrap.wrap(f"({settings}", LABEL_WIDTH)] if bracket else [method]
+        if not bracket:
+            return [method]
+        hard = "\N{NO-BREAK SPACE}"
+        whole = ", ".join(one if len(one) > LABEL_WIDTH else one.replace(" ", hard) for one in settings.split(", "))
+        return [method, *(line.replace(hard, " ") for line in textwrap.wrap(f"({whole}", LABEL_WIDTH))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,11 @@ class Panel:
     x_label: str
     rules: list[Rule] = field(default_factory=list)
     y_range: tuple[Number, Number] | None = None
+
+    @property
+    def label_lines(self) -> int:
+        """Of the longest label: rows are of one height, so it sets that of all, or it would run into the next."""
+        return max((len(one.lines) for one in self.series), default=1)
 
 
 @dataclass(frozen=True, kw_only=True)

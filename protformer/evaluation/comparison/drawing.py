@@ -59,7 +59,7 @@ def _wrapped(label: str) -> str:
 
 def _figure(chart: Chart, columns: int, rows: int) -> Any:
     if chart.kind == "interval":
-        lines = max(sum(max(len(one.lines), 1.6) for one in panel.series) for panel in chart.panels)
+        lines = max(len(panel.series) * max(panel.label_lines, 1.6) for panel in chart.panels)
         return new_figure(figsize=(3.1 * columns + 1.9, rows * (1.25 + 0.19 * lines) + 0.4))
     return new_figure(figsize=(3.5 * columns + 2.1, 3.1 * rows + 0.5))
 

@@ -186,7 +186,7 @@ def _chart(chart: Chart, charts: list[dict[str, Any]], methods: dict[str, tuple[
         number = len(charts)
         charts.append(_figure(chart, panel))
         title = f"<h4>{html.escape(panel.title)}</h4>" if panel.title else ""
-        height = 90 + sum(max(30, 15 * len(one.lines)) for one in panel.series) if chart.kind == "interval" else 330
+        height = 90 + len(panel.series) * max(30, 15 * panel.label_lines + 6) if chart.kind == "interval" else 330
         label = html.escape(f"{chart.title} {panel.title}".strip())
         panels.append(
             f'<div class="panel">{title}<div class="plot" id="plot-{number}" style="height:{max(height, 170)}px" '
