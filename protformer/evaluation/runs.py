@@ -1,10 +1,14 @@
 """The rows of a finished run: its floors and models by evaluation set, from `metrics.json`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from protformer.errors import ProtformerError
+
+ALWAYS = ("residues", "seconds", "cpu_seconds", "optimiser_steps", "peak_memory_bytes")
+"""Numbers that every run has; others may be null, where nothing was measured."""
 
 
 def read_metrics(run: Path | str) -> dict[str, Any]:
@@ -41,6 +45,8 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
         by_bin = found.get("by_bin", {})
         if not isinstance(by_bin, dict) or not all(isinstance(part, dict) for part in by_bin.values()):
             return f"sets.{name}.by_bin"
+        if not _is_number(found.get("sequences") or 0):
+            return f"sets.{name}.sequences"
         for part in (found, *by_bin.values()):
             rows = part.get("rows")
             if not isinstance(rows, list) or not all(_is_row(row) for row in rows):
@@ -48,15 +54,30 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
     for key in ("comparison", "training", "measured"):
         if not isinstance(content.get(key, {}), dict):
             return key
-    if not _is_number(content.get("seed", 0)):
-        return "seed"
+    comparison = content.get("comparison", {})
     for key in ("data", "task", "budget"):
-        if not isinstance(content.get("comparison", {}).get(key, {}), dict):
+        if not isinstance(comparison.get(key, {}), dict):
             return f"comparison.{key}"
-    numbers = ("residues", "seconds", "cpu_seconds", "optimiser_steps", "peak_memory_bytes")
-    for key in numbers:
-        if not _is_number(content.get("training", {}).get(key, 0)):
-            return f"training.{key}"
+    for name, data in comparison.get("data", {}).items():
+        counts = ("sequences", "residues", "sampled_from")
+        if not isinstance(data, dict) or not all(_is_number(data.get(key) or 0) for key in counts):
+            return f"comparison.data.{name}"
+    if not isinstance(content.get("seed", 0), int):
+        return "seed"
+    overrides = content.get("overrides", [])
+    if not isinstance(overrides, list) or not all(isinstance(one, str) for one in overrides):
+        return "overrides"
+    if not isinstance(content.get("measured", {}).get("hardware", {}), dict):
+        return "measured.hardware"
+    numbers = {
+        "": {key: content.get(key) for key in ("parameters", "parameters_of_attention")},
+        "comparison.budget.": {"residues": comparison.get("budget", {}).get("residues", 0)},
+        "training.": content.get("training", {}),
+    }
+    for place, found in numbers.items():
+        for key, value in found.items():
+            if not (_is_number(value) or (value is None and key not in ALWAYS)):
+                return f"{place}{key}"
     curve = content.get("curve", [])
     if not isinstance(curve, list) or not all(_is_point(point) for point in curve):
         return "curve"
@@ -64,19 +85,26 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_figure(value: Any) -> bool:
+    """One that could not be computed is null (JSON has no NaN, though Python writes and reads it)."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _is_row(row: Any) -> bool:
-    """A model or floor with its figures; one that could not be computed is null (JSON has no NaN)."""
+    """A model or floor with its figures."""
     if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not isinstance(row.get("figures"), dict):
         return False
-    return all(value is None or _is_number(value) for value in row["figures"].values())
+    return all(map(_is_figure, row["figures"].values()))
 
 
 def _is_point(point: Any) -> bool:
     return (
         isinstance(point, dict)
         and isinstance(point.get("figures"), dict)
+        and all(map(_is_figure, point["figures"].values()))
+        and (point.get("cpu_seconds") is None or _is_number(point["cpu_seconds"]))
         and all(_is_number(point.get(key)) for key in ("step", "residues", "seconds"))
     )

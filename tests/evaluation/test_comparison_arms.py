@@ -143,6 +143,12 @@ def test_the_longest_label_sets_the_height_of_a_panel_s_rows():
     assert panel("exact", "reformer (redraw Geometric, every 100)").label_lines == 3
 
 
+def test_the_last_weights_are_another_arm_than_the_best(tmp_path):
+    plans = [Plan(method="exact", config={"evaluate": {"weights": w}}, seed=s) for s, w in enumerate(("best", "last"))]
+    arms = make_report([sweep(tmp_path / "m", *plans)]).comparisons[0].arms
+    assert [arm.label for arm in arms] == ["exact (weights best)", "exact (weights last)"]
+
+
 def test_one_run_twice_is_no_second_seed(tmp_path):
     folder = sweep(tmp_path / "m", Plan(method="exact"), Plan(method="uniform"))
     write_run(folder / "again", Plan(method="exact"))

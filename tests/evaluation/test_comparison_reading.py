@@ -43,7 +43,10 @@ DAMAGES = [
     {"sets": []}, {"sets": {"test": None}}, {"sets": {"test": {"rows": [{"name": "trained"}]}}},
     {"sets": {"test": {"rows": [{"name": "trained", "figures": {"perplexity_mask": "low"}}]}}},
     {"seed": "abc"}, {"comparison": 3}, {"training": []}, {"training": {"residues": None}}, {"curve": [1]},
-    {"comparison": {"data": []}},
+    {"comparison": {"data": []}}, {"comparison": {"data": {"test": None}}}, {"seed": float("nan")},
+    {"comparison": {"budget": {"residues": float("nan")}}}, {"overrides": 3}, {"overrides": [[]]}, {"parameters": "x"},
+    {"measured": {"hardware": "a computer"}}, {"sets": {"test": {"rows": [], "sequences": "x"}}},
+    {"curve": [{"step": 1, "residues": 1, "seconds": 1, "cpu_seconds": "x", "figures": {}}]},
 ]  # fmt: skip
 
 
@@ -204,6 +207,43 @@ def test_a_sum_that_is_no_number_contradicts_a_figure_that_is(three, tmp_path, c
     file.write_text("\n".join([*lines[:3], "\t".join(cells), *lines[4:]]) + "\n")
     assert command(three, "-o", tmp_path / "report") == 1
     assert "member1: its metrics.json and its per_protein.tsv contradict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("place", "value"), [(-1, ""), (-1, "nan"), (3, "cut")])
+def test_a_damaged_line_of_proteins_is_named(place, value, three, tmp_path, capsys):
+    """`correct` is in no headline, yet in the table: a figure of it that is no number must not get there."""
+    file = three / "member1" / "per_protein.tsv"
+    lines = file.read_text().splitlines()
+    cells = lines[-1].split("\t")
+    lines[-1] = "\t".join(cells[:place]) if value == "cut" else "\t".join([*cells[:-1], value])
+    file.write_text("\n".join(lines) + "\n")
+    assert command(three, "-o", tmp_path / "report") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "member1" in said
+    assert (f"line {len(lines)} has no targets" if value == "cut" else "accuracy_mask on test") in said
+
+
+@pytest.mark.parametrize(("content", "words"), [("", "it is empty"), ("header", "the first alone has the set valid")])
+def test_a_table_without_proteins_is_no_table_of_fewer_intervals(content, words, three, tmp_path, capsys):
+    file = three / "member1" / "per_protein.tsv"
+    file.write_text(file.read_text().splitlines()[0] + "\n" if content else "")
+    assert command(three, "-o", tmp_path / "report") == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_doubled_proteins_are_no_more_proteins(three, tmp_path, capsys):
+    for file in three.glob("*/per_protein.tsv"):  # (in all runs alike, or they would not fit one another)
+        head, *lines = file.read_text().splitlines()
+        file.write_text("\n".join([head, *lines, *lines]) + "\n")
+    assert command(three, "-o", tmp_path / "report") == 1
+    assert "200 sequences in the one, 400 in the other" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_configuration_that_was_cut_is_named(three, tmp_path, capsys):
+    (three / "member1" / "config.yaml").write_text("seed: 0\n")
+    assert command(three, "-o", tmp_path / "report") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "member1/config.yaml is cut short: it has no attention and no trainer" in said
 
 
 def test_a_set_without_figures_contradicts_its_proteins(three, tmp_path, capsys):

@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planted_runs import BINS, Plan, write_run
+from scipy.stats import t as student
 
 from protformer.data.floors.bootstrap import paired_difference_interval, perplexity
 from protformer.evaluation.comparison import compare
 from protformer.evaluation.comparison.answer import answer, signed
 from protformer.evaluation.comparison.comparability import arms_of
 from protformer.evaluation.comparison.reading import Group, Proteins, Run, read_run
-from protformer.evaluation.comparison.statistics import Resampled, in_order_of_novelty, interval, set_rows, spread
+from protformer.evaluation.comparison.resampling import Resampled, interval, mean_of_seeds, spread
+from protformer.evaluation.comparison.statistics import in_order_of_novelty, set_rows
 from protformer.evaluation.headlines import HEADLINES
 
 EXACT, UNIFORM = 2.80, 2.83
@@ -101,7 +103,7 @@ def test_one_seed_gives_the_paired_interval_of_the_floors():
 
 @pytest.mark.parametrize("number", [2, 3, 5])
 def test_few_seeds_vary_as_much_as_their_mean_does(number):
-    """The variance over draws is s^2 / n; drawn without the correction it is (n - 1) / n of it."""
+    """The variance over draws is s^2 / n; drawn with replacement it would be (n - 1) / n of it."""
     values = np.random.default_rng(2).normal(size=number)
     weights = Resampled(np.ones(1, dtype=bool), resamples=20_000).seed_weights(range(number))
     np.testing.assert_allclose(weights.sum(1), 1)
@@ -135,7 +137,8 @@ def test_without_a_gap_there_is_no_share_and_the_answer_says_so(uniform, words, 
     assert all("share" not in r for r in found.rows)
     told = " ".join(answer(found))
     assert words in told
-    assert "shows nothing about attention" in told
+    assert "there is no gap to have a share of" in told
+    assert "From exact attention, in perplexity at <mask>: reformer " in told
 
 
 def test_a_tie_over_all_seeds_leaves_no_share_to_a_method_with_one_lucky_seed():
@@ -215,7 +218,8 @@ def test_spread_over_seeds():
 
 def test_draws_without_a_value_widen_both_ends():
     values = np.concatenate([[1.0], np.linspace(0, 2, 90), np.full(10, np.nan)])
-    assert interval(values) == (1.0, -np.inf, np.inf)
+    assert interval(np.stack([values, values]), seeds=1) == (1.0, -np.inf, np.inf)
+    assert interval(np.stack([values, values]), seeds=2) == (1.0, -np.inf, np.inf)
 
 
 def test_bins_stand_in_the_order_of_novelty_whatever_their_names_go_on_with():
@@ -234,7 +238,44 @@ def test_few_proteins_have_figures_without_intervals(tmp_path):
 
 def test_intervals_end_where_figures_can():
     draws = np.array([0.03, -0.01, 0.02, 0.05, 1.2])
-    assert interval(draws, least=0.0, most=1.0) == (0.03, 0.0, 1.0)
+    assert interval(np.stack([draws, draws]), seeds=1, least=0.0, most=1.0) == (0.03, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(("number", "part"), [(2, 1.0), (3, 1.0), (3, 0.5), (3, 0.0), (5, 0.5)])
+def test_an_interval_over_few_seeds_is_student_s(number, part):
+    """`part` of the variance is the seeds': degrees of freedom by Satterthwaite, so with seeds alone their t interval,
+    and with proteins alone the normal one."""
+    generator = np.random.default_rng(5)
+    proteins, seeds = generator.normal(size=(2, 40_000)) * np.sqrt([[1 - part], [part]])
+    values = np.zeros((2, 40_001))
+    values[:, 1:] = proteins + seeds, proteins
+    _, low, high = interval(values, seeds=number)
+    freedom = (number - 1) / part**2 if part else 1e9
+    assert (high - low) / 2 == pytest.approx(student.ppf(0.975, freedom), rel=0.04)
+    assert -low == pytest.approx(high, rel=0.05)
+
+
+def test_a_mean_of_seeds_keeps_the_error_of_its_proteins():
+    assert mean_of_seeds([0.3], [0.2]) == pytest.approx((0.3, 0.1, 0.5))
+    assert mean_of_seeds([0.3, 0.3, 0.3], [0.2, 0.2, 0.2]) == pytest.approx((0.3, 0.1, 0.5))
+    _, low, high = mean_of_seeds([1.0, 2.0, 3.0], [1e-9] * 3)
+    assert (low, high) == pytest.approx((2 - 4.302653 / np.sqrt(3), 2 + 4.302653 / np.sqrt(3)), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_three_seeds_cover_what_they_claim():
+    """In 300 worlds whose seeds make half the variance, a 95 % interval misses some 15 times."""
+    generator = np.random.default_rng(1)
+    targets, missed = np.full(150, 30.0), 0
+    for _ in range(300):
+        protein, own = generator.normal(2.8, 0.25, 150), generator.normal(0, 0.05, 150)
+        shifts = generator.normal(0, 0.05 / np.sqrt(150) * np.sqrt(3), 3)
+        runs = [in_memory("exact", targets * protein, targets, seed) for seed in range(3)]
+        runs += [in_memory("reformer", targets * (protein + own + s), targets, seed) for seed, s in enumerate(shifts)]
+        rows = set_rows(arms_of(Group("", runs)), "test", HEADLINES[0], resamples=400)
+        found = row(rows, "reformer")
+        missed += not found["perplexity_mask_difference_low"] <= 0 <= found["perplexity_mask_difference_high"]
+    assert 3 <= missed <= 30
 
 
 def test_without_a_plain_run_of_uniform_the_answer_does_not_say_that_there_is_none(tmp_path):

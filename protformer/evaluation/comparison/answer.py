@@ -2,6 +2,8 @@
 
 from protformer.evaluation.comparison.comparability import Arm
 from protformer.evaluation.comparison.comparison import Comparison, beside_the_attention, listed
+from protformer.evaluation.comparison.reading import Run
+from protformer.evaluation.comparison.resampling import mean_of_seeds
 from protformer.evaluation.comparison.statistics import Row, plain_arm
 from protformer.evaluation.methods import FLOOR, REFERENCE
 
@@ -18,7 +20,7 @@ def answer(comparison: Comparison) -> list[str]:
     others = [arm for arm in comparison.arms if arm not in (reference, floor)]
     sentences = [_reached(comparison, rows, reference, floor)]
     if comparison.headline.is_perplexity and reference and floor and "gap" in rows[floor.label]:
-        sentences += _gap(rows, reference, floor, others)
+        sentences += _gap(comparison, rows, floor, others)
     elif reference and others:
         sentences.append(_from_reference(comparison, rows, others))
         if comparison.headline.is_perplexity and not any(arm.method == FLOOR for arm in comparison.arms):
@@ -64,24 +66,37 @@ def _article(words: str) -> str:
     return "an" if words[:1].lower() in "aeiou" else "a"
 
 
-def _gap(rows: dict[str, Row], reference: Arm, floor: Arm, others: list[Arm]) -> list[str]:
+def _gap(comparison: Comparison, rows: dict[str, Row], floor: Arm, others: list[Arm]) -> list[str]:
     row = rows[floor.label]
     size = f"{row['gap']:+.4f} nats a residue, {row['gap_low']:+.4f} to {row['gap_high']:+.4f}".replace("-", MINUS)
     if row.get("share_note"):
-        found = "uniform attention is the better one" if row["gap_high"] < 0 else "the two cannot be told apart"
-        return [
-            f"NLL of uniform minus NLL of exact is {size}: {found}. So this budget shows nothing about attention, and"
-            " methods cannot be ranked by it."
-        ]
+        found = (
+            "uniform attention is the better one, and there is no gap to have a share of"
+            if row["gap_high"] < 0
+            else "the two cannot be told apart. So this budget shows nothing of what exact attention gains over a plain"
+            " mean, and there is no gap to have a share of"
+        )
+        return [f"NLL of uniform minus NLL of exact is {size}: {found}.", _from_reference(comparison, rows, others)]
     known = [rows[arm.label] for arm in others if rows[arm.label].get("share") is not None]
     known.sort(key=lambda one: -one["share"])
     if not known:
         return [f"The gap between them is {size}."]
     size = size.replace("+", "")
     first, *rest = known[:LONGEST]
-    shares = [f"{first['method']} keeps {percent(first)}", *(f"{one['method']} {percent(one)}" for one in rest)]
+    shares = [
+        f"{first['method']} keeps {_marked(percent(first), first, rows)}",
+        *(f"{one['method']} {_marked(percent(one), one, rows)}" for one in rest),
+    ]
     more = f" ({len(known) - LONGEST} more in the table)" if len(known) > LONGEST else ""
     return [f"Of what exact attention gains over uniform ({size}), {listed(shares)}{more}."]
+
+
+def _marked(told: str, row: Row, rows: dict[str, Row]) -> str:
+    """A figure of one seed beside figures of several: its interval is narrower for knowing less."""
+    alone = row["seeds"] == 1 and any(other["seeds"] > 1 for other in rows.values())
+    if not alone:
+        return told
+    return f"{told[:-1]}; one seed)" if told.endswith(")") else f"{told} (one seed)"
 
 
 def _from_reference(comparison: Comparison, rows: dict[str, Row], others: list[Arm]) -> str:
@@ -90,7 +105,7 @@ def _from_reference(comparison: Comparison, rows: dict[str, Row], others: list[A
     for arm in others[:LONGEST]:
         row = rows[arm.label]
         if row.get(f"{column}_difference") is not None:
-            told.append(f"{arm.label} {signed(row, f'{column}_difference')}")
+            told.append(f"{arm.label} {_marked(signed(row, f'{column}_difference'), row, rows)}")
     return f"From exact attention, in {comparison.headline.label}: {listed(told)}." if told else ""
 
 
@@ -98,7 +113,9 @@ def _beside_floors(comparison: Comparison, rows: dict[str, Row]) -> list[str]:
     """Says so where a model is not better than what needs no model, or cannot be told apart from it."""
     column, lower = comparison.headline.column, comparison.headline.lower_is_better
     floors = [r for r in comparison.of_set(comparison.main_set, kind="floor") if r.get(column) is not None]
-    floors = [row for row in floors if row["method"] in ("unigram", "own composition", "flanks")] or floors
+    floors = [row for row in floors if row["method"] in ("unigram", "own composition", "flanks")] or [
+        row for row in floors if row["method"] != "untrained"
+    ]
     if not floors:
         return []
     best = (min if lower else max)(floors, key=lambda row: row[column])
@@ -106,7 +123,7 @@ def _beside_floors(comparison: Comparison, rows: dict[str, Row]) -> list[str]:
     for arm in comparison.arms:
         row = rows.get(arm.label, {})
         if row.get(column) is not None:
-            found[_against_floor(comparison, arm, row[column], best)].append(arm.label)
+            found[_against_floor(comparison, arm, row, best)].append(arm.label)
     if not found["worse"] and not found["alike"]:
         return []
     floor = f"\u201c{best['method']}\u201d ({_value({column: best[column]}, column)}), a floor that needs no model"
@@ -119,23 +136,29 @@ def _beside_floors(comparison: Comparison, rows: dict[str, Row]) -> list[str]:
     return [f"{told}; {listed(found['alike'])} cannot be told apart from it." if found["alike"] else f"{told}."]
 
 
-def _against_floor(comparison: Comparison, arm: Arm, value: float, floor: Row) -> str:
-    """better, worse or alike: by the paired interval of each of its runs, where they have one; else by the figures."""
-    rows = [
-        row
-        for run in arm.runs
-        for row in run.metrics["sets"].get(comparison.main_set, {}).get("rows", [])
-        if row["name"] == floor["method"]
-    ]
-    ends = [tuple(row["figures"].get(f"trained_minus_this_{end}") for end in ("low", "high")) for row in rows]
-    known = [(low, high) for low, high in ends if low is not None and high is not None]
-    if comparison.headline.is_perplexity and known and len(known) == len(ends):
-        if all(high < 0 for _, high in known):
-            return "better"
-        return "worse" if all(low > 0 for low, _ in known) else "alike"
-    than_floor = floor[comparison.headline.column]
-    is_better = value < than_floor if comparison.headline.lower_is_better else value > than_floor
-    return "better" if is_better else "worse"
+def _against_floor(comparison: Comparison, arm: Arm, row: Row, floor: Row) -> str:
+    """better, worse or alike: by the interval of the mean over seeds of the paired differences, where runs have them;
+    else by whether the method's own interval holds the floor's figure; without one, by the figures."""
+    headline, column = comparison.headline, comparison.headline.column
+    low, high = row.get(f"{column}_low"), row.get(f"{column}_high")
+    difference = row[column] - floor[column]
+    ends = (difference, difference) if low is None or high is None else (low - floor[column], high - floor[column])
+    if headline.is_perplexity:
+        paired = [_paired_with(run, comparison.main_set, floor["method"]) for run in arm.runs]
+        known = [one for one in paired if one is not None]
+        if len(known) == len(paired):
+            _, *ends = mean_of_seeds(*zip(*known, strict=True))
+    if ends[0] <= 0 <= ends[1]:
+        return "alike" if ends[0] < ends[1] else "worse"
+    return "better" if (ends[1] < 0) == headline.lower_is_better else "worse"
+
+
+def _paired_with(run: Run, name: str, floor: str) -> tuple[float, float] | None:
+    """Middle and half of the run's own interval of its model's figure minus the floor's, paired over proteins."""
+    rows = run.metrics["sets"].get(name, {}).get("rows", [])
+    figures = next((row["figures"] for row in rows if row["name"] == floor), {})
+    low, high = (figures.get(f"trained_minus_this_{end}") for end in ("low", "high"))
+    return None if low is None or high is None else ((low + high) / 2, (high - low) / 2)
 
 
 def amount(number: float | int) -> str:

@@ -21,6 +21,8 @@ other numbers of residues: the report says how many."""
 NOWHERE = ("seed", "paths", "logger", "callbacks", "ckpt_path", "job")
 """Settings that change no figure, or whose difference is no choice. (And `features`, which only has an effect as
 `attention.features`.)"""
+SELECTION = "evaluate.weights"
+"""Whether the best weights on valid are scored or the last ones: another figure, though the training is the same."""
 MACHINE = ("data", "diagnostics", "evaluate", "compile", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
            "trainer.strategy", "trainer.accumulate_grad_batches", "trainer.log_every_n_steps",
            "trainer.enable_progress_bar", "data.num_workers")  # fmt: skip
@@ -94,6 +96,10 @@ def _other_targets(one: Run, other: Run) -> list[str]:
         if not np.array_equal(mine.targets, theirs.targets):
             place = int(np.flatnonzero(mine.targets != theirs.targets)[0])
             return [f"protein {mine.keys[place][0]} of {name} was scored at other targets: the masks differ"]
+        if mine.knows_bins and theirs.knows_bins and not np.array_equal(mine.bins, theirs.bins):
+            place = int(np.flatnonzero(mine.bins != theirs.bins)[0])
+            told = " and ".join(str(one.bins[place]) or "none" for one in (mine, theirs))
+            return [f"protein {mine.keys[place][0]} of {name} is in other novelty bins ({told})"]
     return []
 
 
@@ -253,7 +259,7 @@ def _of_variant(settings: dict[str, Any], run: Run) -> dict[str, Any]:
 
 
 def _is_of_machine(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in MACHINE)
+    return key != SELECTION and any(key == name or key.startswith(f"{name}.") for name in MACHINE)
 
 
 def _setting(key: str, value: str) -> str:

@@ -10,6 +10,7 @@ from protformer.evaluation.comparison.comparability import Arm, Knob, arms_of, d
 from protformer.evaluation.comparison.reading import Group, Missing, Run
 from protformer.evaluation.comparison.statistics import (
     ALL,
+    FEWEST,
     Row,
     common_seeds,
     in_order_of_novelty,
@@ -109,6 +110,10 @@ def _floors(arms: Sequence[Arm], name: str, headline: Headline) -> list[Row]:
                     of_seed = found.setdefault((part, row["name"]), {})
                     of_seed.setdefault(run.seed, {**base, "proteins": content.get("proteins"), **known})
     rows = [_mean_row(list(of_seed.values())) for of_seed in found.values()]
+    for row in rows:
+        if (row["proteins"] or FEWEST) < FEWEST:
+            for key in [key for key in row if key.endswith(("_low", "_high"))]:
+                del row[key]
     if untrained:
         columns = [c for c in (headline.column, *headline.beside) if all(c in figures for figures in untrained)]
         means = {column: float(np.mean([figures[column] for figures in untrained])) for column in columns}
@@ -184,8 +189,8 @@ def _notes(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list
         )
     if any(1 < len(arm.runs) < 5 for arm in arms):
         notes.append(
-            "Intervals over few seeds are rough: two or three draws say little about the spread of all. The t interval"
-            " of the seeds (from three on) stands in comparison.csv."
+            "Two or three seeds say little about the spread of all: intervals over few seeds are widened for it"
+            " (Student's t, with Satterthwaite's degrees of freedom)."
         )
     bare = [name for name in sets if not all(name in run.proteins for run in runs)]
     if bare and headline.is_perplexity:
@@ -203,6 +208,8 @@ def _notes(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list
         notes.append(
             f"{listed(strangers)} and {REFERENCE} have no seed in common: their differences pair proteins alone."
         )
+    notes += _fewer_pairs(arms)
+    notes += _without_figures(arms, headline, sets)
     for key, word in (("device", "machines"), ("threads", "numbers of threads"), ("processes", "numbers of processes")):
         values = sorted({str(cost[key]) for cost in costs if cost[key] is not None})
         if len(values) > 1:
@@ -221,6 +228,37 @@ def _notes(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list
         told = [f"{label} has {count:,}" for label, count in extras.items() if count]
         notes.append(f"Parameters of the attention itself, beyond those all methods share: {listed(told)}.")
     return notes
+
+
+def _fewer_pairs(arms: Sequence[Arm]) -> list[str]:
+    """Where a method's differences are of fewer seeds than its own figures."""
+    reference, floor = plain_arm(arms, REFERENCE), plain_arm(arms, FLOOR)
+    notes = []
+    for others, what in (((reference,), "difference from exact"), ((reference, floor), "share of the gap")):
+        if None in others:
+            continue
+        known = [other for other in others if other is not None]
+        for arm in arms:
+            shared = len(common_seeds(arm, *known))
+            if arm not in known and 0 < shared < len(arm.runs):
+                has = "are the seeds" if shared > 1 else "is the seed"
+                with_whom = listed([other.label for other in known])
+                notes.append(
+                    f"{arm.label}: its {what} is over {shared} of its {len(arm.runs)} seeds, which {has} that"
+                    f" {with_whom} have too."
+                )
+    return notes
+
+
+def _without_figures(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list[str]:
+    lacking = [
+        f"{arm.label}, seed {run.seed}, on {name}"
+        for name in sets
+        for arm in arms
+        for run in arm.runs
+        if trained_figures(run.metrics, name).get(headline.column) is None
+    ]
+    return [f"Without a figure, so in no mean: {listed(lacking)}."] if lacking else []
 
 
 def beside_the_attention(knobs: Sequence[Knob]) -> str | None:

@@ -14,6 +14,7 @@ from protformer.errors import ProtformerError
 from protformer.evaluation.headlines import headline_of
 from protformer.evaluation.runs import trained_figures
 
+COLUMNS = ("set", "id", "bin", "targets", "nll", "correct")
 TOLERANCE = 1e-3
 """Of a headline figure, relative: `per_protein.tsv` keeps six decimals of each sum."""
 
@@ -30,27 +31,40 @@ class Proteins:
     """Nats, summed over the protein's targets; NaN where the task has none."""
     correct: np.ndarray
 
+    @property
+    def knows_bins(self) -> bool:
+        return any(self.bins.tolist())
+
 
 def contradiction(metrics: dict[str, Any], proteins: Mapping[str, Proteins]) -> str | None:
-    """What the run's headline figure is in `metrics.json`, and what its proteins make it, where the two differ."""
+    """What the run's figures are in `metrics.json`, and what its proteins make them, where the two differ."""
     headline = headline_of(metrics)
     if headline is None or not (headline.is_perplexity or headline.column == "accuracy"):
         return None  # no sum over proteins
+    for name in metrics["sets"]:
+        if headline.is_perplexity and name not in proteins and trained_figures(metrics, name).get(headline.column):
+            return f"the first alone has the set {name}"
     for name, found in proteins.items():
         if name not in metrics["sets"]:
             return f"the second alone has the set {name}"
-        said = trained_figures(metrics, name).get(headline.column)
-        targets = found.targets.sum()
-        if said is None or not targets:
-            continue
-        of_all = (found.nll if headline.is_perplexity else found.correct).sum() / targets
-        if np.isnan(of_all):
-            if said is not None:
-                return f"{headline.label} on {name}: {said:.4g} in the one, not a number in the other"
-            continue
-        made = math.exp(min(of_all, 700)) if headline.is_perplexity else float(of_all)
-        if not math.isclose(said, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-            return f"{headline.label} on {name}: {said:.4g} in the one, {made:.4g} in the other"
+        known = metrics["sets"][name].get("sequences")
+        if known is not None and known < len(found.keys):  # (a protein without targets has no line)
+            return f"{name}: {known:,} sequences in the one, {len(found.keys):,} in the other"
+        figures, targets = trained_figures(metrics, name), found.targets.sum()
+        of_proteins = {headline.column: found.nll if headline.is_perplexity else found.correct}
+        if headline.is_perplexity:
+            of_proteins[headline.beside[0]] = found.correct
+        for column, sums in of_proteins.items():
+            if column not in figures or not targets:
+                continue
+            said, mean = figures[column], float(sums.sum() / targets)
+            made = math.exp(min(mean, 700)) if column.startswith("perplexity") else mean
+            if said is None and (np.isnan(made) or column != headline.column):
+                continue
+            if said is None or not math.isclose(said, made, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                told = ["not a number" if one is None or np.isnan(one) else f"{one:.4g}" for one in (said, made)]
+                label = headline.label if column == headline.column else column
+                return f"{label} on {name}: {told[0]} in the one, {told[1]} in the other"
     return None
 
 
@@ -66,17 +80,23 @@ def diverged(metrics: dict[str, Any], proteins: Mapping[str, Proteins]) -> str |
 
 
 def read_proteins(file: Path) -> dict[str, Proteins]:
-    """By evaluation set; empty where the run has no such file (a task without a figure by protein)."""
+    """By evaluation set; empty where the run has no such file, or no protein in it (a task without such figures)."""
     if not file.is_file():
         return {}
     rows: dict[str, list[tuple[tuple[str, int], str, float, float, float]]] = {}
     seen: Counter[tuple[str, str]] = Counter()
     try:
         with file.open(encoding="utf-8", newline="") as lines:
-            for row in csv.DictReader(lines, delimiter="\t"):
+            reader = csv.DictReader(lines, delimiter="\t")
+            if reader.fieldnames is None:
+                raise ValueError("it is empty")
+            for row in reader:
                 name, identity = row["set"], row["id"]
                 key = (identity, seen[name, identity])
                 seen[name, identity] += 1
+                cut = [column for column in COLUMNS if row.get(column) is None]
+                if cut:
+                    raise ValueError(f"line {reader.line_num} has no {cut[0]}")
                 numbers = (_number(row["targets"]), _number(row["nll"]), _number(row["correct"]))
                 rows.setdefault(name, []).append((key, row["bin"] or "", *numbers))
     except (KeyError, TypeError, ValueError) as error:

@@ -26,6 +26,8 @@ REPORT = "comparison.json"
 """A folder with this file is a report, and no run that did not end."""
 PICTURES = "pictures"
 """Of a report, in its folder (which may be the sweep's own)."""
+GROUPS = ("attention", "trainer")
+"""Of a run's configuration, which every run has: where one is lacking, the file was cut."""
 SWEEPS = Path("multirun")
 """Where sweeps lie unless `hydra.sweep.dir` says otherwise, each in a folder of its group's name."""
 LOOSE = "single runs"
@@ -230,14 +232,22 @@ def read_run(folder: Path) -> Run:
             f"{shown_path(folder)}: its metrics.json has no {' and no '.join(absent)}, so nobody can say what it may be"
             " compared with. It is of an older version: train it again, or leave it out."
         )
-    proteins = read_proteins(folder / "per_protein.tsv")
-    wrong = contradiction(metrics, proteins)
+    file = folder / "per_protein.tsv"
+    proteins = read_proteins(file)
+    wrong = contradiction(metrics, proteins) if file.is_file() else None
     if wrong:
         raise ProtformerError(
             f"{shown_path(folder)}: its metrics.json and its per_protein.tsv contradict each other ({wrong}), so one of"
             " them is another run's or has been edited: restore it, or run this run again."
         )
-    return Run(folder, metrics, _config(folder / "config.yaml"), proteins)
+    config = _config(folder / "config.yaml")
+    cut = [key for key in GROUPS if not any(name.startswith(f"{key}.") for name in config)]
+    if cut and (folder / "config.yaml").is_file():
+        raise ProtformerError(
+            f"{shown_path(folder / 'config.yaml')} is cut short: it has no {' and no '.join(cut)}. Restore it, or leave"
+            " this run out."
+        )
+    return Run(folder, metrics, config, proteins)
 
 
 def _config(file: Path) -> dict[str, Any]:

@@ -1,17 +1,10 @@
-"""What the runs' figures say, and how far they could move: with other proteins, and with other seeds.
+"""What the runs' figures say, with their intervals (`resampling`): of each method alone, and beside the others.
 
-One bootstrap serves all figures of an evaluation set: a draw picks proteins with replacement, and seeds too where there
-are several. All methods see the same drawn proteins (and the same seeds, where they have them in common), so what makes
-a protein easy for all cancels in differences. A method's figure is the mean over its seeds; perplexity is that of the
-set's summed NLL, never a mean over proteins. Few seeds drawn with replacement vary too little, by (n - 1)/n; their
-weights are stretched about the mean by the root of n/(n - 1), which makes the variance right.
+A method's figure is the mean over its seeds; perplexity is that of the set's summed NLL, never a mean over proteins.
 
 The **share of the gap** of a method is (uniform's NLL - its NLL) / (uniform's - exact's), per target: 0 % is no better
 than attending to all alike, 100 % is as good as exact attention. Where the interval of uniform - exact holds zero there
 is no gap to have a share of.
-
-Sources: Efron & Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13; the correction for few units:
-Davison & Hinkley, Bootstrap Methods and their Application (1997), section 2.3.
 """
 
 import re
@@ -19,16 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from protformer.evaluation.comparison.comparability import Arm
 from protformer.evaluation.comparison.reading import Run
+from protformer.evaluation.comparison.resampling import RESAMPLES, Resampled, interval, spread
 from protformer.evaluation.headlines import Headline
 from protformer.evaluation.methods import FLOOR, REFERENCE
 from protformer.evaluation.runs import trained_figures
 
-RESAMPLES = 2000
-LEVEL = 0.95
 ALL = "all"
 """The bin of all proteins."""
 UNBINNED = "not in the table"
@@ -38,38 +29,6 @@ NOVELTY = ("nohit", "remote", "mid", "close", "homolog")
 """From proteins that resemble nothing in the training set to those that resemble something closely."""
 
 Row = dict[str, Any]
-
-
-class Resampled:
-    """Bootstrap draws over the proteins of one evaluation set (or of a bin of it), shared by all methods.
-
-    `chosen` [proteins] says which take part. The draws are those of `seed`, and are made anew when they are asked for.
-    """
-
-    def __init__(self, chosen: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> None:
-        self._places = np.flatnonzero(chosen)
-        self._seed, self._resamples = seed, resamples
-
-    def totals(self, columns: np.ndarray) -> np.ndarray:
-        """Sums of columns [proteins, columns] over all proteins, then over those of each draw: [1 + draws, columns]."""
-        values, count = np.asarray(columns, dtype=np.float64)[self._places], len(self._places)
-        generator = np.random.default_rng(self._seed)
-        found = [values.sum(0, keepdims=True)]
-        for start in range(0, self._resamples, 100):  # few at a time: [draws, proteins] would be large
-            number = min(100, self._resamples - start)
-            drawn = generator.integers(count, size=(number, count))
-            found.append(np.stack([np.bincount(one, minlength=count) for one in drawn]).astype(np.float64) @ values)
-        return np.concatenate(found)
-
-    def seed_weights(self, seeds: Sequence[int]) -> np.ndarray:
-        """What each seed counts, [1 + draws, seeds]: alike at first, then as drawn; the same for the same seeds."""
-        number = len(seeds)
-        even = np.full((1, number), 1 / number)
-        if number == 1:
-            return np.ones((1 + self._resamples, 1))
-        generator = np.random.default_rng([self._seed, *(seed % 2**32 for seed in seeds)])
-        drawn = generator.multinomial(number, even[0], size=self._resamples) / number
-        return np.concatenate([even, even + (drawn - even) * np.sqrt(number / (number - 1))])
 
 
 class Scores:
@@ -86,32 +45,14 @@ class Scores:
         self._accuracy = {id(run): per_target[len(runs) + place] for place, run in enumerate(runs)}
 
     def mean(self, arm: Arm, seeds: Sequence[int], figure: str) -> np.ndarray:
-        """Of `figure` ("nll", "perplexity", "accuracy") over seeds, [1 + draws]; the first is the estimate itself."""
+        """Of `figure` ("nll", "perplexity", "accuracy") over seeds, [2, 1 + draws]: with the seeds drawn, and with each
+        counted alike. The first of both is the estimate itself."""
         runs = arm.by_seed()
         source = self._accuracy if figure == "accuracy" else self._nll
         values = np.stack([source[id(runs[seed])] for seed in seeds], axis=1)
         if figure == "perplexity":
             values = np.exp(values)
-        return (self._draws.seed_weights(seeds) * values).sum(1)
-
-
-def interval(values: np.ndarray, *, least: float = -np.inf, most: float = np.inf) -> tuple[float, float, float]:
-    """Estimate, low and high of [1 + draws]. Draws that have no value (infinite either way) widen both ends; an end
-    beyond what the figure can be (`least`, `most`) is cut there: draws of seeds are spread out (`seed_weights`)."""
-    drawn = values[1:]
-    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    low = np.quantile(np.nan_to_num(drawn, nan=-np.inf), tails[0], method="lower")
-    high = np.quantile(np.nan_to_num(drawn, nan=np.inf), tails[1], method="higher")
-    return float(values[0]), max(float(low), least), min(float(high), most)
-
-
-def spread(values: Sequence[float | int]) -> Row:
-    """Over seeds: extremes, and from three on the t interval of the mean."""
-    found: Row = {"seed_min": min(values), "seed_max": max(values), "seed_low": None, "seed_high": None}
-    if len(values) >= 3:
-        half = student.ppf((1 + LEVEL) / 2, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-        found |= {"seed_low": float(np.mean(values) - half), "seed_high": float(np.mean(values) + half)}
-    return found
+        return np.stack([(self._draws.seed_weights(seeds) * values).sum(1), values.mean(1)])
 
 
 def common_seeds(*arms: Arm) -> list[int]:
@@ -120,14 +61,19 @@ def common_seeds(*arms: Arm) -> list[int]:
     return sorted(shared)
 
 
+def _fewest_seeds(shared: Sequence[int], *arms: Arm) -> int:
+    """Of which an interval knows the spread: those in common, or else of the arm that has fewest, but several."""
+    return len(shared) or min((len(arm.runs) for arm in arms if len(arm.runs) > 1), default=1)
+
+
 def set_rows(arms: Sequence[Arm], name: str, headline: Headline, *, resamples: int = RESAMPLES) -> list[Row]:
     """The rows of one evaluation set: each method on all proteins, then by novelty bin where the runs know bins."""
     runs = [run for arm in arms for run in arm.runs]
     if not all(name in run.proteins for run in runs):
         return [_row_of_figures(arm, name, headline) for arm in arms]
-    bins = runs[0].proteins[name].bins
+    bins = next((r.proteins[name].bins for r in runs if r.proteins[name].knows_bins), runs[0].proteins[name].bins)
     chosen = {ALL: np.ones(len(bins), dtype=bool)}
-    if any(bins.tolist()):
+    if any(bins.tolist()):  # (runs that know bins agree on them: comparability)
         chosen |= {str(b) or UNBINNED: bins == b for b in in_order_of_novelty(bins.tolist())}
     rows = []
     for part, members in chosen.items():
@@ -177,6 +123,7 @@ def _row_of_figures(arm: Arm, name: str, headline: Headline) -> Row:
         if not known:
             continue
         row[column] = float(np.mean(known))
+        row |= {"seeds": len(known)} if column == headline.column else {}
         row |= {f"{column}_by_seed": by_seed} if column == headline.column else {}
         row |= {f"{column}_{key}": value for key, value in spread(known).items()}
         if len(known) == 1:
@@ -197,13 +144,13 @@ def _absolute(arm: Arm, scores: Scores, headline: Headline) -> Row:
     seeds = list(arm.by_seed())
     for column, figure in _measures(headline):
         ends = {"accuracy": {"least": 0.0, "most": 1.0}, "perplexity": {"least": 1.0}}.get(figure, {})
-        found = interval(scores.mean(arm, seeds, figure), **ends)
+        found = interval(scores.mean(arm, seeds, figure), seeds=len(seeds), **ends)
         row[column], row[f"{column}_low"], row[f"{column}_high"] = found
-        single = [float(scores.mean(arm, [seed], figure)[0]) for seed in seeds]
+        single = [float(scores.mean(arm, [seed], figure)[0, 0]) for seed in seeds]
         row |= {f"{column}_{key}": value for key, value in spread(single).items()}
         row[f"{column}_by_seed"] = dict(zip(map(str, seeds), single, strict=True))
     if headline.is_perplexity:
-        row["nll"], row["nll_low"], row["nll_high"] = interval(scores.mean(arm, seeds, "nll"))
+        row["nll"], row["nll_low"], row["nll_high"] = interval(scores.mean(arm, seeds, "nll"), seeds=len(seeds))
     return row
 
 
@@ -222,7 +169,7 @@ def _against_reference(arm: Arm, arms: Sequence[Arm], scores: Scores, headline: 
     for column, figure in _measures(headline):
         mine = scores.mean(arm, shared or list(arm.by_seed()), figure)
         theirs = scores.mean(reference, shared or list(reference.by_seed()), figure)
-        estimate, low, high = interval(mine - theirs)
+        estimate, low, high = interval(mine - theirs, seeds=_fewest_seeds(shared, arm, reference))
         row |= {f"{column}_difference": estimate, f"{column}_difference_low": low, f"{column}_difference_high": high}
     return row
 
@@ -232,7 +179,8 @@ def _share(arm: Arm, arms: Sequence[Arm], scores: Scores) -> Row:
     if reference is None or floor is None:
         return {}
     _, best, worst = _three(arm=reference, reference=reference, floor=floor, scores=scores)
-    gap, gap_low, gap_high = interval(worst - best)
+    of_both = _fewest_seeds(common_seeds(reference, floor), reference, floor)
+    gap, gap_low, gap_high = interval(worst - best, seeds=of_both)
     row: Row = {"gap": gap, "gap_low": gap_low, "gap_high": gap_high}
     if gap_high < 0:
         return {**row, "share_note": "uniform attention is better than exact: there is no gap to close"}
@@ -241,17 +189,19 @@ def _share(arm: Arm, arms: Sequence[Arm], scores: Scores) -> Row:
     if arm in (reference, floor):
         return row
     mine, best, worst = _three(arm=arm, reference=reference, floor=floor, scores=scores)
-    row["share_seeds"] = len(common_seeds(arm, reference, floor))
-    if not interval(worst - best)[1] > 0:
+    shared = common_seeds(arm, reference, floor)
+    row["share_seeds"] = len(shared)
+    seeds = _fewest_seeds(shared, arm, reference, floor)
+    if not interval(worst - best, seeds=seeds)[1] > 0:
         return {**row, "share_note": "uniform ties with exact in the seeds that this method has"}
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.where(worst > best, (worst - mine) / (worst - best), np.nan)
-    row["share"], row["share_low"], row["share_high"] = interval(shares)
+    row["share"], row["share_low"], row["share_high"] = interval(shares, seeds=seeds)
     return row
 
 
 def _three(*, arm: Arm, reference: Arm, floor: Arm, scores: Scores) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """NLL of all three over the seeds that they have in common, or over all that each has; each [1 + draws]."""
+    """NLL of all three over the seeds that they have in common, or over all that each has; [2, 1 + draws]."""
     shared = common_seeds(arm, reference, floor)
     mine, best, worst = (scores.mean(one, shared or list(one.by_seed()), "nll") for one in (arm, reference, floor))
     return mine, best, worst
