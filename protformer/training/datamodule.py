@@ -161,7 +161,8 @@ class PackedDataModule(LightningDataModule):
         if over:
             raise ProtformerError(
                 f"This attention takes at most {longest:,} tokens (attention.length), start and end included; longer"
-                f" are {', '.join(over)}: write attention.length={wanted}, or leave them out."
+                f" are {', '.join(over)}: write attention.length={wanted} (in a sweep, in a line"
+                " of its own for this method, with the same hydra.sweep.dir), or leave them out."
             )
 
     def train_dataloader(self) -> DataLoader[Batch]:

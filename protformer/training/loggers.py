@@ -2,6 +2,7 @@
 
 import netrc
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -9,8 +10,10 @@ from urllib.parse import urlparse
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 from protformer.errors import ProtformerError
+from protformer.files import write_text
 from protformer.training.settings import JobSettings
 
 MODES = ("online", "offline", "disabled")
@@ -96,8 +99,17 @@ def _logged_in() -> bool:
 def csv_logger(
     *, run_dir: Path | str, run_name: str, run_group: str | None, overrides: list[str], run_config: dict[str, Any]
 ) -> Logger:
-    """`metrics.csv` in `run_dir`/csv."""
+    """`metrics.csv` in `run_dir`/csv. A run that goes on there adds to it: Lightning's logger would begin it anew, and
+    what was logged before the interruption would be gone. Steps made again since the checkpoint stand twice."""
+    file = Path(run_dir) / "csv" / "metrics.csv"
+    earlier = file.read_bytes().rpartition(b"\n")[0] if file.is_file() else b""  # (a line may have been cut)
     logger = CSVLogger(save_dir=str(run_dir), name="csv", version="")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Experiment logs directory")
+        writer = logger.experiment
+    if earlier and isinstance(writer, ExperimentWriter):  # (processes but the first have none)
+        write_text(file, earlier.decode("utf-8") + "\n")
+        writer.metrics_keys = earlier.partition(b"\n")[0].decode("utf-8").strip().split(",")
     logger.log_hyperparams({"overrides": list(overrides)})
     return logger
 

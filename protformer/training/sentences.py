@@ -64,7 +64,7 @@ def one_job(job: Job) -> Job:
             raise
         except Exception as error:
             # what torch's launcher raises where this process, which waits for those of a job, is asked to end
-            asked = getattr(error, "sigval", None) if type(error).__name__ == "SignalException" else None
+            asked = _signal_behind(error)
             if asked is not None:
                 raise (KeyboardInterrupt if asked == signal.SIGINT else _Terminated)(_resume_hint()) from error
             if _launched_elsewhere():
@@ -75,6 +75,15 @@ def one_job(job: Job) -> Job:
             return None
 
     return told
+
+
+def _signal_behind(error: BaseException | None) -> int | None:
+    """The signal that an error came of; OmegaConf, asked for a value as it arrives, raises an error of its own."""
+    while error is not None:
+        if type(error).__name__ == "SignalException":
+            return getattr(error, "sigval", None)
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def in_sentences(main: Callable[..., Any]) -> int:

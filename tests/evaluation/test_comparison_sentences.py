@@ -127,3 +127,8 @@ def test_floors_without_pairs_are_judged_by_intervals_and_the_untrained_model_is
             found["rows"][0]["figures"]["perplexity_mask"] = 2.0
         file.write_text(json.dumps(metrics))
     assert "floor" not in " ".join(answer(make_report([folder]).comparisons[0]))
+
+
+def test_untrained_runs_are_said_to_be_so(tmp_path):
+    plans = (Plan(method=method, residues=0, steps=0) for method in ("exact", "uniform"))
+    assert "Nothing was trained" in " ".join(answer(make_report([sweep(tmp_path / "m", *plans)]).comparisons[0]))

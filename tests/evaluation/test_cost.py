@@ -107,6 +107,8 @@ def test_the_experiment_leaves_rows(tmp_path, capsys):
         ({"dtype": "int8"}, "cost.dtype"),
         ({"lengths": [8]}, "from 64"),
         ({"parts": ["all"]}, "cost.parts"),
+        ({"limit": -1}, "cost.limit=-1 is no number of seconds"),
+        ({"features": 0}, "cost.features=0 is no number of random features"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, change, words):

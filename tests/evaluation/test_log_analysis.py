@@ -1,5 +1,6 @@
 """An experiment's rows become a W&B table; other loggers are left alone."""
 
+import csv
 from typing import Any
 
 import pytest
@@ -38,3 +39,21 @@ def test_rows_and_pictures_are_logged(tmp_path, monkeypatch):
 def test_other_loggers_get_nothing(make, tmp_path):
     log_analysis(ANALYSIS, logger(make, tmp_path) if make else None)
     assert not list(tmp_path.rglob("*cost*"))
+
+
+def test_a_run_that_goes_on_keeps_what_was_logged_before(tmp_path, recwarn):
+    """The last line was cut as the process was killed; figures that are new get a column of their own."""
+    for number, figures in enumerate(({"loss": 3.0}, {"loss": 2.0}, {"loss": 1.0, "valid": 0.5})):
+        run = logger(csv_logger, tmp_path)
+        run.log_metrics(figures, step=number)
+        run.save()
+        if not number:
+            with (tmp_path / "csv" / "metrics.csv").open("a") as file:
+                file.write("9.0,1")
+    with (tmp_path / "csv" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows == [
+        {"loss": "3.0", "step": "0", "valid": ""}, {"loss": "2.0", "step": "1", "valid": ""},
+        {"loss": "1.0", "step": "2", "valid": "0.5"},
+    ]  # fmt: skip
+    assert not [warning for warning in recwarn if "will be deleted" in str(warning.message)]

@@ -95,6 +95,7 @@ def test_recall_in_stages_goes_on_from_the_weights_before(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("changed", "overrides", "said"),
     [
+        ({"methods": []}, [], r"recall.methods=\[\] is empty"),
         ({"stages": "data.longest=128"}, [], "recall.stages=data.longest=128 is no list"),
         ({"stages": ["data.longest=128", "data.longest=128"]}, [], "names a stage twice"),
         ({"stages": ["data.longest=128"]}, ["data.longest=999"], "each of recall.stages sets data.longest itself"),

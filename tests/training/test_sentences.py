@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -259,10 +260,22 @@ def test_interruption_has_its_exit_code_and_says_how_to_resume(train_py, capsys,
     assert train_py(["hydra.run.dir=out"]) == 130
     assert "ckpt_path=out/checkpoints/last.ckpt" in sentence_of(capsys)
 
+    from omegaconf.errors import InterpolationResolutionError
     from pytorch_lightning.utilities.exceptions import SIGTERMException
+    from torch.distributed.elastic.multiprocessing.api import SignalException
 
     def terminated(config):
         raise SIGTERMException
+
+    def asked_while_reading(config):  # (OmegaConf raises an error of its own about whatever a resolver meets)
+        try:
+            raise SignalException("Process 1 got signal: 15", sigval=signal.SIGTERM)
+        except SignalException as error:
+            raise InterpolationResolutionError("raised while resolving interpolation") from error
+
+    monkeypatch.setattr(entry, "train", asked_while_reading)
+    assert train_py(["hydra.run.dir=out"]) == 143
+    assert "SIGTERM" in sentence_of(capsys)
 
     monkeypatch.setattr(entry, "train", terminated)
     assert train_py(["hydra.run.dir=out"]) == 143

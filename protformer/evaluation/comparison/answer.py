@@ -19,6 +19,8 @@ def answer(comparison: Comparison) -> list[str]:
     reference, floor = (plain_arm(comparison.arms, method) for method in (REFERENCE, FLOOR))
     others = [arm for arm in comparison.arms if arm not in (reference, floor)]
     sentences = [_reached(comparison, rows, reference, floor)]
+    if not comparison.residues:
+        sentences.append("Nothing was trained: these are figures of models as they began.")
     if comparison.headline.is_perplexity and reference and floor and "gap" in rows[floor.label]:
         sentences += _gap(comparison, rows, floor, others)
     elif reference and others:

@@ -128,9 +128,8 @@ def _found(source: Path | str) -> Path:
     for path in (Path(source), SWEEPS / source):
         if path.exists():
             return path
-    raise ProtformerError(
-        f"{source} does not exist, nor {SWEEPS / source}: give folders of runs, of sweeps or of experiments."
-    )
+    nor = "" if Path(source).is_absolute() else f", nor {SWEEPS / source}"
+    raise ProtformerError(f"{source} does not exist{nor}: give folders of runs, of sweeps or of experiments.")
 
 
 def _read_file(file: Path, inputs: Inputs, loose: Group) -> None:

@@ -79,6 +79,9 @@ def _checked(chosen: dict[str, Any], lengths: list[int]) -> tuple[str, str]:
         raise ProtformerError(f"cost.device={chosen['device']}: write cpu, or cuda where PyTorch sees a CUDA GPU.")
     if not lengths or lengths[0] < 64:
         raise ProtformerError("cost.lengths are numbers of tokens from 64, such as cost.lengths=[256,1024,4096].")
+    for key, what in (("limit", "seconds a call"), ("features", "random features")):
+        if not chosen[key] > 0:
+            raise ProtformerError(f"cost.{key}={chosen[key]} is no number of {what}: it must be above 0.")
     unknown = sorted(set(chosen["parts"]) - {"attention", "step"})
     if unknown or not chosen["parts"]:
         raise ProtformerError("cost.parts is attention, step, or both: write cost.parts=[attention,step].")

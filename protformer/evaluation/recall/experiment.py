@@ -65,7 +65,8 @@ def run(settings: JobSettings) -> dict[str, Any]:
     chosen = settings.config["recall"]
     for key, example in (("methods", "[exact,performer_relu]"), ("stages", "['trainer.max_steps=600']")):
         if isinstance(chosen[key], str) or (key == "methods" and not chosen[key]):
-            raise ProtformerError(f'recall.{key}={chosen[key]} is no list: write for example "recall.{key}={example}".')
+            wrong = "no list" if isinstance(chosen[key], str) else "empty"
+            raise ProtformerError(f'recall.{key}={chosen[key]} is {wrong}: write for example "recall.{key}={example}".')
     stages = [str(stage) for stage in chosen["stages"]]
     _check_stages(stages, settings.overrides)
     trained = train(stages, [str(entry) for entry in chosen["methods"]], settings)

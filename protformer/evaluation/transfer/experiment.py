@@ -68,6 +68,8 @@ def run(settings: JobSettings) -> dict[str, Any]:
         raise ProtformerError("Say whose weights: transfer.model=FOLDER, a run or model folder with exact attention.")
     if not chosen["features"] or not chosen["num_features"]:
         raise ProtformerError("transfer.features and transfer.num_features name the Performers: neither may be empty.")
+    if not all(isinstance(number, int) and number > 0 for number in chosen["num_features"]):
+        raise ProtformerError(f"transfer.num_features={chosen['num_features']}: each must be a whole number above 0.")
     trunk = read_config(model)["model"]["trunk"]
     if trunk["attention"].get("name") != "ExactAttention":
         raise ProtformerError(
