@@ -211,7 +211,7 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
     measured: dict[str, Any] = {"title": {"text": _text(panel.x_label)}, **_scale(chart.x_scale, xs)}
     if chart.x_scale == "log":
         ticks = log_ticks(x for x in xs if not isinstance(x, str))
-        measured |= {"tickvals": ticks} if ticks else {}
+        measured |= {"tickvals": ticks, "dtick": None} if ticks else {}
     if beside:
         named = {"tickvals": list(range(len(categories))), "ticktext": [_text(x) for x in categories]}
         # (a label that is turned reaches beyond the plot, where Plotly would leave it out)
@@ -234,7 +234,7 @@ def _figure(chart: Chart, panel: Panel) -> dict[str, Any]:
         shapes.append({"type": "line", **far, **across, "line": {"color": FLOOR_COLOUR, "width": 1, "dash": "dot"},
                        "layer": "below"})  # fmt: skip
         where = {
-            "x": value,
+            "x": math.log10(value) if chart.x_scale == "log" and value > 0 else value,
             "y": 1,
             "yref": "paper",
             "yanchor": "bottom",
@@ -261,8 +261,11 @@ def _scale(scale: str, values: Iterable[Any]) -> dict[str, Any]:
     """An axis' type; a logarithmic one has whole numbers ("2M" for millions), where Plotly writes the first digit."""
     if scale != "log":
         return {"type": scale}
-    greatest = max((value for value in values if isinstance(value, int | float)), default=0)
-    return {"type": scale, "tickformat": "~s" if greatest >= 1e6 else ",~g"}
+    shown = [value for value in values if isinstance(value, int | float) and value > 0]
+    greatest, least = max(shown, default=1), min(shown, default=1)
+    # (within some two decades Plotly would name all nine digits of each, on top of one another)
+    few = {"dtick": "D2"} if 3 <= greatest / least < 1000 else {}
+    return {"type": scale, "tickformat": "~s" if greatest >= 1e6 else ",~g", **few}
 
 
 def _text(words: str) -> str:
