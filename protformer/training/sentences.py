@@ -54,6 +54,7 @@ def one_job(job: Job) -> Job:
     def told(config: DictConfig) -> Any:
         try:
             _check(config, Grounds(_config_dir(job)))
+            _tell_of_the_set()
             return job(config)
         except SystemExit as error:
             # Lightning turns Ctrl-C into sys.exit(1), and SIGTERM into an exit with 0
@@ -143,6 +144,16 @@ def _check(config: DictConfig, grounds: Grounds) -> None:
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
         raise ProtformerError(_missing(missing, HydraConfig.get().runtime.choices))
+
+
+def _tell_of_the_set() -> None:
+    """A configuration that names a set of runs makes one of them without -m: said, for it may have been forgotten."""
+    hydra = HydraConfig.get()
+    typed = {override.partition("=")[0].lstrip("+") for override in hydra.overrides.task}
+    left = {key: value for key, value in (hydra.sweeper.get("params") or {}).items() if key not in typed}
+    if hydra.mode == RunMode.RUN and left:
+        told = " ".join(f"{key}={value}" for key, value in left.items())
+        print(f"One run of a set: with -m it is {told}.", file=sys.stderr, flush=True)
 
 
 def _missing(keys: list[str], choices: Any) -> str:

@@ -282,6 +282,17 @@ def test_interruption_has_its_exit_code_and_says_how_to_resume(train_py, capsys,
     assert "SIGTERM" in sentence_of(capsys)
 
 
+def test_a_set_without_m_is_said_to_be_one_run(train_py, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(entry, "train", lambda config: None)
+    assert train_py(["experiment=compare_attention", "seed=4"]) == 0
+    said = capsys.readouterr().err
+    assert "One run of a set: with -m it is method=exact,uniform," in said
+    assert "seed" not in said
+    assert train_py(["experiment=compare_attention", "method=exact", "seed=4"]) == 0
+    assert train_py(["-m", "experiment=compare_attention", "method=exact", "hydra.sweep.dir=set"]) == 0
+    assert "One run" not in capsys.readouterr().err
+
+
 def test_flags_after_overrides(train_py, capsys):  # noqa: F811
     assert train_py(["debug=default", "-m", "seed=1,2"]) == 2
     assert "python train.py -m KEY=VALUE" in capsys.readouterr().err

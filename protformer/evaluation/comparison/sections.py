@@ -26,8 +26,8 @@ from protformer.evaluation.comparison.tables import (
 METHOD = (
     "Every run of a comparison saw the same data with the same masks for the same budget, or the report would have"
     " been refused. A figure is the mean over seeds of figures per set: perplexity is that of the set's summed NLL,"
-    " accuracy is of all its targets. Floors are fitted to a part of the training set that a run's seed draws, so theirs"
-    " are means over seeds too. What an experiment's figures and intervals are of, its own section says.",
+    " accuracy is of all its targets. Floors are fitted to a part of the training set that a run's seed draws, so"
+    " theirs are means over seeds too. What an experiment's figures and intervals are of, its own section says.",
     "Intervals are 95 % percentile intervals of 2,000 bootstrap draws of proteins; where there are several seeds, their"
     " spread is drawn too, and the interval widened by Student's t for their being few (Satterthwaite's degrees of"
     " freedom). All methods see the same drawn proteins and seeds, so differences are paired, over the seeds that both"
