@@ -45,7 +45,7 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
         by_bin = found.get("by_bin", {})
         if not isinstance(by_bin, dict) or not all(isinstance(part, dict) for part in by_bin.values()):
             return f"sets.{name}.by_bin"
-        if not _is_number(found.get("sequences") or 0):
+        if not _is_number(found.get("sequences", 0)):
             return f"sets.{name}.sequences"
         for part in (found, *by_bin.values()):
             rows = part.get("rows")
@@ -59,8 +59,10 @@ def _what_is_wrong(content: dict[str, Any]) -> str | None:
         if not isinstance(comparison.get(key, {}), dict):
             return f"comparison.{key}"
     for name, data in comparison.get("data", {}).items():
-        counts = ("sequences", "residues", "sampled_from")
-        if not isinstance(data, dict) or not all(_is_number(data.get(key) or 0) for key in counts):
+        if not isinstance(data, dict):
+            return f"comparison.data.{name}"
+        counts = (data.get("sequences", 0), data.get("residues", 0), data.get("sampled_from") or 0)  # (null: all of it)
+        if not all(map(_is_number, counts)):
             return f"comparison.data.{name}"
     if not isinstance(content.get("seed", 0), int):
         return "seed"

@@ -43,7 +43,7 @@ DAMAGES = [
     {"sets": []}, {"sets": {"test": None}}, {"sets": {"test": {"rows": [{"name": "trained"}]}}},
     {"sets": {"test": {"rows": [{"name": "trained", "figures": {"perplexity_mask": "low"}}]}}},
     {"seed": "abc"}, {"comparison": 3}, {"training": []}, {"training": {"residues": None}}, {"curve": [1]},
-    {"comparison": {"data": []}}, {"comparison": {"data": {"test": None}}}, {"seed": float("nan")},
+    {"comparison": {"data": []}}, {"comparison": {"data": {"test": None}}}, {"comparison": {"data": {"test": {"sequences": []}}}}, {"seed": float("nan")},
     {"comparison": {"budget": {"residues": float("nan")}}}, {"overrides": 3}, {"overrides": [[]]}, {"parameters": "x"},
     {"measured": {"hardware": "a computer"}}, {"sets": {"test": {"rows": [], "sequences": "x"}}},
     {"curve": [{"step": 1, "residues": 1, "seconds": 1, "cpu_seconds": "x", "figures": {}}]},
