@@ -142,8 +142,8 @@ class _Member:
         for choice in value if isinstance(value, list) else [value]:
             if choice in options or (choice is None and optional):
                 continue
-            close = _closest(str(choice), options) if choice is not None else ("none" if "none" in options else None)
-            meant = f" Did you mean {group}={close}?" if close else ""
+            meant = " or ".join(f"{group}={close}" for close in _choices_like(choice, options))
+            meant = f" Did you mean {meant}?" if meant else ""
             return f"{line}: the group {group} has no such choice; it has {_listed(options)}.{meant}"
         return None
 
@@ -318,6 +318,16 @@ def _dotted(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _choices_like(choice: Any, options: Sequence[str]) -> list[str]:
+    """What may have been meant: the names that have the word in them (`performer`), or else one spelt alike."""
+    if choice is None:
+        return ["none"] if "none" in options else []
+    word = str(choice).casefold()
+    having = [option for option in options if len(word) > 2 and word in option.casefold()]
+    close = _closest(str(choice), options)
+    return having if 0 < len(having) <= 4 else [close] if close else []
 
 
 def _closest(word: str, words: Sequence[str], cutoff: float = 0.6) -> str | None:

@@ -24,6 +24,8 @@ BAD = [
         ["attention=performer?", "exact, hybrid, linformer, performer, reformer, sparse and uniform"],
     ),
     ("attention=null", ["exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
+    ("method=performer", ["performer_favor_plus_plus or method=performer_relu or method=performer_softmax?"]),
+    ("method=Relu", ["Did you mean method=performer_relu?"]),
     ("atention=exakt", ["attention=exact?", "exact, hybrid, linformer, performer, reformer, sparse and uniform"]),
     ("logger=null", ["logger=none?"]),
     ("optimizer=sgd", ["adamw and paper"]),
