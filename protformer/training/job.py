@@ -69,6 +69,10 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     whole = {name: len(split.corpus) for name, split in splits.items()}
     splits = sampled(splits, config.evaluate.sample, int(config.evaluate.seed))
     evaluations = [name for name in splits if name != "train"]
+    known: dict[str, list[Row]] = {}
+    if config.evaluate.floors and task.name == "masked_residue" and hasattr(source, "references"):
+        # what is known is of whole sets
+        known = {name: found for name, found in source.references().items() if whole[name] == len(splits[name].corpus)}
     mask_seed = {name: seed if name == "train" else int(config.evaluate.seed) for name in splits}
     objectives = {
         name: task.objective(split, seed=mask_seed[name], training=name == "train") for name, split in splits.items()
@@ -121,7 +125,6 @@ def execute(settings: JobSettings) -> dict[str, Any]:
     if trainer.is_global_zero:
         if config.evaluate.floors and evaluations:
             floors = task.floors(splits["train"], {n: splits[n] for n in evaluations}, objectives, seed)
-            known = source.references() if task.name == "masked_residue" and hasattr(source, "references") else {}
             rows = {name: [*known.get(name, []), *floors.get(name, []), *rows[name]] for name in evaluations}
         for name in evaluations:
             add_intervals(rows[name], task, seed)

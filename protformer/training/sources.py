@@ -1,5 +1,6 @@
 """From the data group of a configuration to splits: FASTA files, labelled tables, or one file that is split here."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -33,9 +34,9 @@ DEMO_LABELS: dict[LabelKind, str] = {"class": "family", "residue": "states"}
 class FastaSource:
     """Splits from FASTA files; `labels` may name a table for each split, joined to the sequences by id.
 
-    `reference` is what `protformer simulate` wrote of the best reachable perplexity. Without `valid`, it (and `test`,
-    without one) is split off `train` by the hash of each sequence, or by `clusters`. `more` names further evaluation
-    sets.
+    `reference` is what `protformer simulate` wrote of the best reachable perplexity of its files. Without `valid`, it
+    (and `test`, without one) is split off `train` by the hash of each sequence, or by `clusters`. `more` names further
+    evaluation sets.
     """
 
     def __init__(
@@ -74,15 +75,27 @@ class FastaSource:
         return self._with_labels(corpora, kind)
 
     def references(self) -> dict[str, list[Row]]:
-        """For simulated sequences, the perplexities of those who know how they were made, by split."""
+        """For simulated sequences, the perplexities of those who know how they were made, by split.
+
+        They are of the simulator's own files, told by their SHA-256: nothing is known of a file put in place of one.
+        """
         if self.reference is None:
             return {}
-        known = json.loads(Path(self.reference).read_text(encoding="utf-8"))["perplexity"]
+        known = _of_files(Path(self.reference))
         names = {"state_oracle": "knowing the true state", "best_reachable": "best reachable"}
-        return {
-            split: [Row(name, {"perplexity_mask": float(values[key])}, "simulated") for key, name in names.items()]
-            for split, values in known.items()
-        }
+        found = {}
+        for split, paths in self.files.items():
+            values = known.get(_digest_of_file(paths) or "")
+            if values is not None:
+                rows = [Row(name, {"perplexity_mask": float(values[key])}, "simulated") for key, name in names.items()]
+                found[split] = rows
+            elif paths is not None and split != "train":
+                log.info(
+                    "%s: not a file that %s tells of, so its best reachable perplexity is unknown",
+                    split,
+                    Path(self.reference).name,
+                )
+        return found
 
     def _split(self, corpus: Corpus, given: set[str]) -> dict[str, Corpus]:
         """Parts of `corpus`; those that have files of their own take nothing of it."""
@@ -211,6 +224,30 @@ class TableSource:
             splits[name] = replace(train.subset(indices), name=name)
             log.info("%s: %s of %s sequences", name, f"{len(indices):,}", f"{len(train.corpus):,}")
         return splits
+
+
+def _of_files(path: Path) -> dict[str, dict[str, Any]]:
+    """What the simulator wrote of the perplexities of each of its files, by the file's SHA-256."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        perplexity, files = report["perplexity"], report["files"]
+        return {files[f"{split}.fasta"]["sha256"]: values for split, values in perplexity.items()}
+    except FileNotFoundError as error:
+        raise ProtformerError(f"data.reference={path}: no such file (data.reference=null does without).") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProtformerError(
+            f"data.reference={path}: not the report that protformer simulate writes beside its files"
+            f" ({type(error).__name__}: {error}); data.reference=null does without."
+        ) from error
+
+
+def _digest_of_file(paths: Paths | None) -> str | None:
+    """SHA-256 of the file, in hexadecimal; None where there is not just one."""
+    several = [paths] if isinstance(paths, str | Path) else list(paths or ())
+    if len(several) != 1:
+        return None
+    with Path(several[0]).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(name: str, paths: Paths) -> Corpus:
