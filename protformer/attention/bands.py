@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 # Logits of what is not seen: finite, so that a row that sees nothing in one part has no NaN in its gradient; far below
@@ -122,6 +123,7 @@ class _Softmax(torch.autograd.Function):
         return out, logsumexp
 
     @staticmethod
+    @once_differentiable  # what is kept has no graph: a second derivative is refused, and not wrong
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, grad_out: Tensor, grad_logsumexp: Tensor
     ) -> tuple[Tensor, Tensor]:

@@ -80,23 +80,29 @@ def run_members(members: Sequence[Member], settings: JobSettings, *, own_key: st
     ended = []
     for number, (member, folder, line) in enumerate(zip(members, folders, lines, strict=True), 1):
         where = f"{number} of {len(members)}: {member.label}"
-        if (folder / "metrics.json").is_file():
-            log.info("%s: done already", where)
-            warn_of_changes(folder / "metrics.json", written_configuration(folder))
-            ended.append(Ended(member, folder, read_metrics(folder)))
-            continue
-        log.info("%s", where)
-        started = time.monotonic()
-        reason = _run(folder, line)
-        if reason is None:
-            ended.append(Ended(member, folder, read_metrics(folder)))
-            log.info("%s: %.0f s", where, time.monotonic() - started)
-        else:
-            ended.append(Ended(member, folder, reason=reason))
-            log.warning("%s failed: %s (all it said: %s)", where, reason, shown_path(folder / OUTPUT))
+        try:
+            ended.append(_ended(member, folder, line, where))
+        except ProtformerError as error:  # of its folder: a damaged checkpoint, another process at work in it
+            ended.append(Ended(member, folder, reason=str(error)))
+            log.warning("%s failed: %s", where, error)
     if not any(one.metrics for one in ended):
         raise ProtformerError(f"No member of this experiment ended. The first: {ended[0].reason}")
     return ended
+
+
+def _ended(member: Member, folder: Path, line: Sequence[str], where: str) -> Ended:
+    if (folder / "metrics.json").is_file():
+        log.info("%s: done already", where)
+        warn_of_changes(folder / "metrics.json", written_configuration(folder))
+        return Ended(member, folder, read_metrics(folder))
+    log.info("%s", where)
+    started = time.monotonic()
+    reason = _run(folder, line)
+    if reason is not None:
+        log.warning("%s failed: %s (all it said: %s)", where, reason, shown_path(folder / OUTPUT))
+        return Ended(member, folder, reason=reason)
+    log.info("%s: %.0f s", where, time.monotonic() - started)
+    return Ended(member, folder, read_metrics(folder))
 
 
 def require_all(ended: Sequence[Ended], rows: Path) -> None:
@@ -142,9 +148,16 @@ def _check_maker(folder: Path, line: Sequence[str]) -> None:
     file = folder / MADE_BY
     if not file.is_file():
         return
-    made_by = json.loads(file.read_text(encoding="utf-8"))
-    if made_by != list(line):
-        differing = sorted(set(made_by) ^ set(line))
+    try:
+        made_by = [str(override) for override in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise ProtformerError(
+            f"{shown_path(file)} is damaged: remove its folder, and the member is run anew."
+        ) from error
+    # who fits the floors goes by a member's place among the others, and changes nothing of what it trains
+    theirs, ours = ([o for o in each if override_key(o) != "evaluate.floors"] for each in (made_by, line))
+    if sorted(theirs) != sorted(ours):
+        differing = sorted(set(theirs) ^ set(ours)) or ["how often an override stands there"]
         raise ProtformerError(
             f"{shown_path(folder)} was made by another command line (differing: {', '.join(differing)}): write"
             " hydra.run.dir=runs/NAME for a folder of its own, or remove that one."
@@ -164,16 +177,17 @@ def _root() -> Path:
 
 def _run(folder: Path, line: Sequence[str]) -> str | None:
     """Run it to its end; None, or the reason why it failed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / MADE_BY, json.dumps(list(line)) + "\n")
     command = [sys.executable, str(_root() / "train.py"), *line, as_override("hydra.run.dir", str(folder))]
-    interrupted = last_checkpoint(folder)
-    if interrupted is not None:
-        log.info("going on from %s", shown_path(interrupted))
-        warn_of_changes(Path(interrupted), written_configuration(folder))
-        command.append(as_override("ckpt_path", interrupted))
-    with claimed(folder) as claim, (folder / OUTPUT).open("a" if interrupted else "w", encoding="utf-8") as output:
-        code = _ended_with_us(command, output, claim)
+    with claimed(folder) as claim:
+        _check_maker(folder, line)  # again: another process may have begun it since
+        write_text(folder / MADE_BY, json.dumps(list(line)) + "\n")
+        interrupted = last_checkpoint(folder)
+        if interrupted is not None:
+            log.info("going on from %s", shown_path(interrupted))
+            warn_of_changes(Path(interrupted), written_configuration(folder))
+            command.append(as_override("ckpt_path", interrupted))
+        with (folder / OUTPUT).open("a" if interrupted else "w", encoding="utf-8") as output:
+            code = _ended_with_us(command, output, claim)
     if code == 0 and (folder / "metrics.json").is_file():
         return None
     said = [text.strip() for text in (folder / OUTPUT).read_text(encoding="utf-8").splitlines() if text.strip()]
@@ -221,5 +235,6 @@ def _raising_when_terminated() -> Iterator[None]:
 def _environment() -> Mapping[str, str]:
     # What a launcher told this process of itself is not true of its children; and they are to fail in a sentence,
     # though Hydra hands on the errors of the command line that runs (`training.sentences`).
-    own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "HYDRA_FULL_ERROR")
-    return {k: v for k, v in os.environ.items() if k not in own}
+    own = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "HYDRA_FULL_ERROR")
+    of_launchers = ("TORCHELASTIC_", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_")
+    return {k: v for k, v in os.environ.items() if k not in own and not k.startswith(of_launchers)}

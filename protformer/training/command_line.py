@@ -259,6 +259,8 @@ def _wanted(default: Any, value: Any) -> str | None:
         if fits and isinstance(default, int) and isinstance(value, float):
             return f"a whole number: write {int(value)}" if value.is_integer() else "a whole number"
         return None if fits else "a number"
+    if isinstance(default, list) and value is not None and not isinstance(value, list):
+        return None if str(value).startswith("${") else f"a list: write [{value}]"
     if isinstance(default, dict) and default and not isinstance(value, dict) and value is not None:
         return f"no single value, it has {_listed([k for k in default if not k.startswith('_')])}"
     return None

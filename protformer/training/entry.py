@@ -86,14 +86,14 @@ def train(config: DictConfig) -> dict[str, Any]:
                 warn_of_changes(Path(resumed), plain)
                 settings.config["ckpt_path"] = resumed
         _write_resolved(plain, run_dir)
+        for told in (FAILURE, TRACEBACK):  # of an earlier start
+            (run_dir / told).unlink(missing_ok=True)
         if choices["attention"] == "exact" and settings.chose("features", "redraw"):
             log.warning("attention=exact has no random features: what you set for features and redraw has no effect.")
         try:
             figures = run(settings, processes, alone=sweeps)
         finally:
             finish_logging()
-        for told in (FAILURE, TRACEBACK):
-            (run_dir / told).unlink(missing_ok=True)
         return figures
 
 

@@ -182,3 +182,12 @@ def test_config_round_trip(name):
     assert rebuilt.config() == attention.config()
     given = inputs(sum(LENGTHS), dim=16)
     assert torch.equal(*(x(*given[:3], offsets(*LENGTHS)) for x in (attention, rebuilt)))
+
+
+def test_a_second_derivative_is_refused_and_not_wrong():
+    attention = build("window")
+    q, k, v = (x.detach().requires_grad_() for x in inputs(sum(LENGTHS), dim=16)[:3])
+    out = attention(q, k, v, offsets(*LENGTHS))
+    (grad,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()

@@ -17,6 +17,7 @@ from protformer.evaluation.comparison.charts import Chart
 from protformer.evaluation.comparison.comparability import arms_of
 from protformer.evaluation.comparison.page import as_json
 from protformer.evaluation.comparison.reading import Group, read_inputs, read_run
+from protformer.evaluation.comparison.tables import safe_markdown
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
@@ -357,3 +358,8 @@ def test_experiments_of_one_title_are_told_apart(tmp_path):
               for table in report.sections[0].folded}  # fmt: skip
     assert tables["Settings"] == [["steps.frozen", "3"], ["tasks", "a, b"]]
     assert tables["What the columns are"] == [["n", "a number"]]
+
+
+def test_markdown_takes_no_links_or_pictures_from_names():
+    shown = safe_markdown("![t](http://h/p.png) [x](javascript:alert(1)) &lt;b&gt; a|b\nc performer_relu")
+    assert shown == r"\!\[t\](http://h/p.png) \[x\](javascript:alert(1)) &amp;lt;b&amp;gt; a\|b c performer_relu"

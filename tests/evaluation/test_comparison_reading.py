@@ -140,6 +140,10 @@ def test_members_that_never_began_are_named(tmp_path, capsys):
     assert reasons[-1].startswith("3 of the 6 members of its last command line never began (3 of: method=exact seed=1;")
     hydras_file(folder, "seed=range(0,5)")
     assert len(read_inputs([folder]).groups[0].missing) == 1
+    hydras_file(folder, "seed=+0e0", "+x= [ 1, 2 ]")  # what the runs have recorded as seed=0 x=[1,2]
+    began = [one.reason for one in read_inputs([folder]).groups[0].missing]
+    assert len(began) == 1
+    assert "never began" not in began[0]
     (folder / "multirun.yaml").write_text("hydra: [")
     assert command(folder, "-o", tmp_path / "report") == 0
     assert "begun" in capsys.readouterr().out.replace("\n", "")

@@ -1,6 +1,7 @@
 """What was planted is found again: shares of the gap, paired differences, and intervals that cover as they claim."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,18 @@ def test_without_a_plain_run_of_uniform_the_answer_does_not_say_that_there_is_no
 def test_differences_of_accuracy_are_in_percentage_points():
     row = {"accuracy_difference": -0.012, "accuracy_difference_low": -0.02, "accuracy_difference_high": 0.004}
     assert signed(row, "accuracy_difference") == "\u22121.20 (\u22122.00 to +0.40) points"
+
+
+def test_a_bin_called_all_is_a_bin():
+    generator = np.random.default_rng(2)
+    targets = np.full(40, 10.0)
+    nll = np.concatenate([np.full(20, 10.0), np.full(20, 30.0)]) + generator.normal(0, 0.01, 40)
+    run = in_memory("exact", nll, targets)
+    bins = np.array(["all"] * 20 + ["not in the table"] * 10 + [""] * 10)
+    run = replace(run, proteins={"test": replace(run.proteins["test"], bins=bins)})
+    rows = {r["bin"]: r for r in set_rows(arms_of(Group("", [run])), "test", HEADLINES[0], resamples=100)}
+    assert rows["all"]["proteins"] == 40
+    assert rows["all"]["perplexity_mask"] == pytest.approx(np.exp(2.0), rel=0.01)
+    assert {name: r["proteins"] for name, r in rows.items() if name != "all"} == {
+        "all (bin)": 20, "not in the table (bin)": 10, "not in the table": 10
+    }  # fmt: skip

@@ -154,6 +154,8 @@ def test_transfer_is_paired_with_exact_attention_by_protein(tmp_path):
     assert first.startswith("Without training, on test: the Performer has an accuracy of 20.00 %")
     assert "Trained on for 20 steps" in second
     assert f"at {expected:+.2f} (" in third
+    without = [{**row, "perplexity": None} if row["method"] == "performer-relu" else row for row in rows]
+    assert transfer.answer(without) == [first, second], "a model that diverged has no perplexity"
     own = next(row for row in rows if row["method"] == "exact" and row["when"] == "trained")
     assert own["accuracy_minus_exact"] is None, "of itself"
     assert next(row for row in rows if row["when"] == "without training")["accuracy_minus_uniform"] is None

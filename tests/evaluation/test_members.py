@@ -106,6 +106,33 @@ def test_a_folder_of_another_command_line_is_refused(settings):
         run_members([member], settings, own_key="mine")
 
 
+def test_the_same_line_in_another_order_is_the_same_and_floors_do_not_tell_lines_apart(settings):
+    def line(*own: str) -> list[Member]:
+        return [Member("a", own)]
+
+    settings.overrides[:] = ["seed=3", "trainer.max_steps=9"]
+    run_members(line("method=a", "evaluate.floors=false"), settings, own_key="mine")
+    settings.overrides.reverse()
+    [ended] = run_members(line("method=a"), settings, own_key="mine")
+    assert ended.metrics is not None
+
+
+def test_a_damaged_record_of_the_maker_is_named(settings):
+    [ended] = run_members([Member("a", ())], settings, own_key="mine")
+    (ended.folder / "member.json").write_text('["see')
+    with pytest.raises(ProtformerError, match=r"member\.json is damaged"):
+        run_members([Member("a", ())], settings, own_key="mine")
+
+
+def test_the_others_go_on_beside_a_folder_that_another_process_holds(settings):
+    with claimed(Path(settings.run_dir) / "members" / "a"):
+        held, other = run_members([Member("a", ()), Member("b", ())], settings, own_key="mine")
+    assert held.reason is not None
+    assert held.reason.startswith("Another process")
+    assert not (held.folder / "member.json").exists()
+    assert other.metrics is not None
+
+
 def test_a_member_that_cannot_be_is_refused_before_any_has_run(settings, tmp_path):
     (tmp_path / "conf").symlink_to(CHECKOUT / "conf")
     settings.overrides[:] = ["seed=3", "experiment=transfer", "mine.models=[a]"]

@@ -20,14 +20,15 @@ class Mean(NamedTuple):
 def mean_of(values: Sequence[float] | np.ndarray, *, level: float = 0.95) -> Mean:
     """The mean of figures that are at least 0, with its interval; NaN where there is no value.
 
-    The lower end is held at the least value: errors of heavy tails, such as the trigonometric features', would take it
-    below zero, where no error lies and a logarithmic axis has no place.
+    Where the lower end would be at zero or below, where no error lies and a logarithmic axis has no place, it is the
+    least value: so it is with heavy tails, such as the trigonometric features', and with two or three samples, of which
+    such an interval holds the truth less often than it says.
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0 or not np.isfinite(values).all():
         return Mean(math.nan, math.nan, math.nan)
     mean, half = float(values.mean()), _half_width(values, level)
-    return Mean(mean, max(mean - half, float(values.min())), mean + half)
+    return Mean(mean, mean - half if mean > half else float(values.min()), mean + half)
 
 
 def ratio_of(ours: np.ndarray, theirs: np.ndarray, *, level: float = 0.95) -> Mean:

@@ -114,7 +114,7 @@ def _told(data: dict[str, Any]) -> str:
 
 
 def split(group: Group) -> list[Group]:
-    """The fewest groups, in their order, within which all runs are comparable; the largest first."""
+    """Groups within which all runs are comparable, each run in the first that has room for it; the largest first."""
     parts: list[list[Run]] = []
     for run in group.runs:
         home = next((part for part in parts if not any(differences(run, other) for other in part)), None)

@@ -189,7 +189,7 @@ def _notes(arms: Sequence[Arm], headline: Headline, sets: Sequence[str]) -> list
         )
     if any(1 < len(arm.runs) < 5 for arm in arms):
         notes.append(
-            "Two or three seeds say little about the spread of all: intervals over few seeds are widened for it"
+            "Fewer than five seeds say little about the spread of all: intervals over few seeds are widened for it"
             " (Student's t, with Satterthwaite's degrees of freedom)."
         )
     bare = [name for name in sets if not all(name in run.proteins for run in runs)]

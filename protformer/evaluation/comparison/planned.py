@@ -45,6 +45,27 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
+def _normal(override: str) -> str:
+    """One spelling of what Hydra takes for the same: runs record 0.001 where the command line said 1e-3."""
+    key, _, value = override.partition("=")
+    # (what is in quotes stays)
+    parts = re.split(r"""('[^']*'|"[^"]*")""", value)
+    value = "".join(part if n % 2 else _numbers(re.sub(r"\s+", "", part)) for n, part in enumerate(parts))
+    return f"{key.strip().lstrip('+')}={value}"
+
+
+def _numbers(text: str) -> str:
+    def plain(word: str) -> str:
+        if word.casefold() in ("true", "false", "null"):
+            return word.casefold()
+        try:
+            return repr(float(word)) if word[:1] in "+-.0123456789" else word
+        except ValueError:
+            return word
+
+    return "".join(plain(word) for word in re.split(r"([,:\[\]{}()])", text))
+
+
 def never_began(folder: Path, ended: Iterable[Sequence[str]], unfinished: int) -> str | None:
     """A sentence for members that have no folder yet; None where there are none.
 
@@ -53,8 +74,8 @@ def never_began(folder: Path, ended: Iterable[Sequence[str]], unfinished: int) -
         unfinished: folders of members that did not end. Which members they are is not known.
     """
     choices = planned(folder)
-    done = [set(overrides) for overrides in ended]
-    waiting = [choice for choice in choices if not any(set(choice) <= overrides for overrides in done)]
+    done = [{_normal(override) for override in overrides} for overrides in ended]
+    waiting = [choice for choice in choices if not any({_normal(o) for o in choice} <= overrides for overrides in done)]
     count = len(waiting) - unfinished
     if count <= 0:
         return None

@@ -203,12 +203,12 @@ def _missing(folder: Path) -> Missing:
     told = [str(config[key]).rpartition(".")[2] for key in targets if key in config]
     told += [f"seed {config['seed']}"] if "seed" in config else []
     what = f"{', '.join(told)}; " if told else ""
+    if is_claimed(folder):  # (it may have failed before)
+        return Missing(folder, f"{what}it is running")
     failure = folder / FAILURE
     if failure.is_file():
         said = failure.read_text(encoding="utf-8", errors="replace").strip()
         return Missing(folder, f"{what}it failed: {said[:300]}")
-    if is_claimed(folder):
-        return Missing(folder, f"{what}it is running")
     return Missing(folder, f"{what}no metrics.json: it did not end")
 
 

@@ -74,7 +74,10 @@ def set_rows(arms: Sequence[Arm], name: str, headline: Headline, *, resamples: i
     bins = next((r.proteins[name].bins for r in runs if r.proteins[name].knows_bins), runs[0].proteins[name].bins)
     chosen = {ALL: np.ones(len(bins), dtype=bool)}
     if any(bins.tolist()):  # (runs that know bins agree on them: comparability)
-        chosen |= {str(b) or UNBINNED: bins == b for b in in_order_of_novelty(bins.tolist())}
+        # (a bin that its table calls by one of our own names stays a bin)
+        ours = (ALL, UNBINNED)
+        named = {b: f"{b} (bin)" if b in ours else str(b) or UNBINNED for b in in_order_of_novelty(bins.tolist())}
+        chosen |= {name: bins == b for b, name in named.items()}
     rows = []
     for part, members in chosen.items():
         draws = Resampled(members, resamples=resamples)

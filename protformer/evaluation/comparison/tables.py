@@ -1,5 +1,6 @@
 """Tables of a report as plain data: written as Markdown, as HTML that sorts, and on the terminal."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -271,6 +272,5 @@ def _joined(cells: Sequence[str], *, safe: bool = True) -> str:
 
 def safe_markdown(text: str) -> str:
     """Without what Markdown would take for a table's or HTML's own."""
-    for letter, written in (("\\", "\\\\"), ("|", "\\|"), ("<", "&lt;"), (">", "&gt;"), ("\n", " ")):
-        text = text.replace(letter, written)
-    return text
+    text = re.sub(r"([\\|\[\]*`!])", r"\\\1", text.replace("&", "&amp;"))
+    return text.replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")

@@ -204,13 +204,9 @@ def _print(rows: list[Row], slopes: list[Row]) -> None:
 
 
 def _milliseconds(row: Row) -> str:
-    return (
-        "*"
-        if row["seconds"] is None
-        else f"{1e3 * row['seconds']:,.3g}"
-        if row["seconds"] < 1
-        else f"{1e3 * row['seconds']:,.0f}"
-    )
+    if row["seconds"] is None:
+        return "failed" if str(row["reason"]).startswith("failed") else "*"
+    return f"{1e3 * row['seconds']:,.3g}" if row["seconds"] < 1 else f"{1e3 * row['seconds']:,.0f}"
 
 
 def _slope(slopes: list[Row], part: str, method: str, quantity: str) -> str:

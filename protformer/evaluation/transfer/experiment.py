@@ -221,8 +221,9 @@ def answer(rows: list[Row]) -> list[str]:
             f"{words}{steps}, on {name}: {which} an accuracy of"
             f" {_shown(best, 'accuracy')} ({best['method']}, {best['features']} features); {', '.join(others)}."
         )
-    best = min(performers, key=lambda row: row["perplexity"])
-    if best["perplexity_minus_exact"] is not None and best["perplexity_minus_uniform"] is not None:
+    finite = [row for row in performers if row["perplexity"] is not None]  # (None: it diverged)
+    best = min(finite, key=lambda row: row["perplexity"], default=None)
+    if best and best["perplexity_minus_exact"] is not None and best["perplexity_minus_uniform"] is not None:
         told.append(
             f"In perplexity the best trained Performer ({best['method']}, {best['features']} features,"
             f" {best['perplexity']:.2f}) is at {_apart(best, 'exact')} of exact attention and {_apart(best, 'uniform')}"
