@@ -5,9 +5,11 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import CONF, ROOT, train_py, write_fasta  # noqa: F401
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -295,6 +297,17 @@ def test_a_set_without_m_is_said_to_be_one_run(train_py, capsys, monkeypatch):  
     assert train_py(["experiment=compare_attention", "method=exact", "seed=4"]) == 0
     assert train_py(["-m", "experiment=compare_attention", "method=exact", "hydra.sweep.dir=set"]) == 0
     assert "One run" not in capsys.readouterr().err
+
+
+def test_a_sweep_has_a_folder_of_its_own_by_time_and_task(train_py, monkeypatch, tmp_path):  # noqa: F811
+    folders = []
+    monkeypatch.setattr(entry, "train", lambda config: folders.append(Path(HydraConfig.get().runtime.output_dir)))
+    HydraConfig.instance().cfg = None  # as in a new process; what `hydra:` resolves is not there yet
+    assert train_py(["-m", "seed=1,2", "task=next_residue"]) == 0
+    assert [folder.name for folder in folders] == ["0", "1"]
+    (sweep,) = (tmp_path / "multirun").iterdir()
+    assert {folder.parent for folder in folders} == {sweep}
+    assert sweep.name.endswith("_next_residue")
 
 
 def test_flags_after_overrides(train_py, capsys):  # noqa: F811
