@@ -85,11 +85,13 @@ class FastaSource:
         names = {"state_oracle": "knowing the true state", "best_reachable": "best reachable"}
         found = {}
         for split, paths in self.files.items():
+            if paths is None or split == "train":  # (nothing is scored on train)
+                continue
             values = known.get(_digest_of_file(paths) or "")
             if values is not None:
                 rows = [Row(name, {"perplexity_mask": float(values[key])}, "simulated") for key, name in names.items()]
                 found[split] = rows
-            elif paths is not None and split != "train":
+            else:
                 log.info(
                     "%s: not a file that %s tells of, so its best reachable perplexity is unknown",
                     split,
@@ -241,10 +243,10 @@ def _of_files(path: Path) -> dict[str, dict[str, Any]]:
         ) from error
 
 
-def _digest_of_file(paths: Paths | None) -> str | None:
+def _digest_of_file(paths: Paths) -> str | None:
     """SHA-256 of the file, in hexadecimal; None where there is not just one."""
-    several = [paths] if isinstance(paths, str | Path) else list(paths or ())
-    if len(several) != 1:
+    several = [paths] if isinstance(paths, str | Path) else list(paths)
+    if len(several) != 1 or not Path(several[0]).is_file():  # (a pattern, or standard input)
         return None
     with Path(several[0]).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
